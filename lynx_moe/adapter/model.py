@@ -1,0 +1,164 @@
+"""Where blocks are put: the PEFT tuner that wraps the text decoder's feed-forward positions."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import sys
+from typing import Any
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from torch import nn
+
+from lynx_moe.adapter.block import LynxLayer, cannot_merge
+from lynx_moe.adapter.config import LynxConfig
+from lynx_moe.adapter.gate_context import Runtime, runtime_of
+from lynx_moe.adapter.prompt_gate import PromptGateHead
+from lynx_moe.adapter.start import build_branch
+from lynx_moe.errors import ConfigError, FamilyError, nearest
+from lynx_moe.families.find import FfnBlock, find_decoder_layers, select_layers
+
+
+class LynxModel(BaseTuner):
+    """PEFT's tuner for `LynxConfig`; made by `get_peft_model`, never by hand.
+
+    Raises:
+        FamilyError: the model has no text decoder with feed-forward blocks, or none that matches the config.
+    """
+
+    prefix = "lynx_"
+    tuner_layer_cls = LynxLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def _prepare_adapter_config(self, peft_config: LynxConfig, model_config: dict) -> LynxConfig:
+        blocks = wanted_blocks(self.model, peft_config)
+        # The caller's config stays as it is; ours names the blocks, so that a saved adapter finds the same ones again.
+        resolved = copy.copy(peft_config)
+        resolved.target_modules = [block.name for block in blocks] or peft_config.target_modules
+        for name, config in self.peft_config.items():
+            if config is peft_config:
+                self.peft_config[name] = resolved
+        return resolved
+
+    def _create_and_replace(
+        self,
+        peft_config: LynxConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+        **_: Any,
+    ) -> None:
+        runtime = self._runtime()
+        frozen = target.get_base_layer() if isinstance(target, LynxLayer) else target
+        branch = build_branch(peft_config, frozen)
+        if isinstance(target, LynxLayer):
+            layer = target
+            layer.add_branch(adapter_name, branch)
+            if adapter_name in self.active_adapters:
+                layer.set_adapter(self.active_adapters)
+            else:
+                branch.requires_grad_(False)
+        else:
+            layer = LynxLayer(target, name=re.sub(r"^(base_model\.model\.)+", "", current_key), runtime=runtime)
+            layer.add_branch(adapter_name, branch)
+            layer.set_adapter(self.active_adapters)
+            setattr(parent, target_name, layer)
+            runtime.layers.append(layer)
+        if runtime.head_of(adapter_name) is None:
+            width, device = branch.router_ED.shape[1], branch.router_ED.device
+            layer.lynx_prompt_gate[adapter_name] = PromptGateHead(width, device=device)
+        runtime.modes[adapter_name] = peft_config.prompt_gate
+        runtime.install(self.model)
+
+    def _runtime(self) -> Runtime:
+        try:
+            return runtime_of(self.model)
+        except ConfigError:
+            return Runtime()
+
+    def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        if not config.inference_mode and int(os.environ.get("RANK", "0")) == 0:
+            print(summary(model, config, adapter_name), file=sys.stderr)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # Called when unloading. PEFT's own version looks for one weight to copy a device from; an FFN has several.
+        setattr(parent, child_name, new_module)
+
+    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:
+        if merge:
+            raise cannot_merge()
+        self._runtime().remove()
+        return super()._unload_and_optionally_merge(merge=False, **kwargs)
+
+    def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
+        raise cannot_merge()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self._runtime().modes.pop(adapter_name, None)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        # PEFT's default finds the name only at the end of a key; a branch has parameters below it.
+        for container in LynxLayer.adapter_layer_names + LynxLayer.other_param_names:
+            key = key.replace(f".{container}.{adapter_name}.", f".{container}.")
+        return key
+
+
+def wanted_blocks(model: nn.Module, config: LynxConfig) -> list[FfnBlock]:
+    """The decoder's FFN blocks that `config` asks for.
+
+    Empty only when the structure cannot be read but the caller named `target_modules`: then PEFT matches the names
+    itself, and each target must prove to be a feed-forward block when it is wrapped.
+
+    Raises:
+        FamilyError: nothing matches.
+    """
+    try:
+        num_layers, ffns = find_decoder_layers(model)
+    except FamilyError:
+        if config.target_modules:
+            return []
+        raise
+    blocks = [FfnBlock(name, index) for index, (name, _) in ffns.items()]
+    if config.target_modules:
+        wanted = [b for b in blocks if check_target_module_exists(config, b.name)]
+        asked = f"target_modules={config.target_modules!r}"
+    else:
+        chosen = select_layers(num_layers, config.layers)
+        # PEFT leaves out what exclude_modules matches; ask it, so that "nothing is left" is said here.
+        every = copy.copy(config)
+        every.target_modules = [b.name for b in blocks]
+        wanted = [b for b in blocks if b.layer in chosen and check_target_module_exists(every, b.name)]
+        asked = f"layers={config.layers!r}"
+    if not wanted:
+        names = [b.name for b in blocks]
+        asked_for = config.target_modules or names[0]
+        close = nearest(asked_for if isinstance(asked_for, str) else asked_for[0], names)
+        excluded = f" without exclude_modules={config.exclude_modules!r}" if config.exclude_modules else ""
+        raise FamilyError(
+            f"no feed-forward block of {type(model).__name__}'s text decoder matches {asked}{excluded}",
+            why=f"the decoder has {num_layers} layers, with blocks like {close[0]}; other modules cannot be wrapped",
+            fix="leave target_modules=None to let the structure decide, or name some of those blocks",
+        )
+    return wanted
+
+
+def summary(model: nn.Module, config: LynxConfig, adapter_name: str) -> str:
+    """One line: what was wrapped, with how much."""
+    layers = [l for l in runtime_of(model).layers if adapter_name in l.lynx_branch]
+    branches = [l.lynx_branch[adapter_name] for l in layers]
+    trainable = sum(p.numel() for b in branches for p in b.parameters())
+    total = sum(p.numel() for p in model.parameters())
+    widths = sorted({b.down_EDF.shape[-1] for b in branches})
+    first, last = layers[0].name, layers[-1].name
+    return (
+        f"LynX adapter {adapter_name!r}: {len(layers)} blocks ({first} ... {last}), "
+        f"{config.num_experts} experts x {'/'.join(map(str, widths))} wide, top-{config.top_k}, {config.mix}, "
+        f"prompt gate {config.prompt_gate}; {trainable:,} new parameters ({100 * trainable / total:.1f}%)"
+    )

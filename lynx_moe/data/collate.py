@@ -1,0 +1,74 @@
+"""Samples side by side in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from lynx_moe.data.packing import additive_mask
+from lynx_moe.data.sample import IGNORED
+
+FILL = {"labels": IGNORED}
+
+
+class Collator:
+    """Pads samples to a batch.
+
+    Tensors over tokens get `(B, L)`; a 2D `attention_mask` of single samples stays 2D, packed samples get a 4D one (see
+    `lynx_moe.data.packing`). Pictures are joined along their first axis; where they differ in another (pictures cut into
+    different numbers of tiles), the smaller are filled up with zeros.
+
+    Args:
+        processor: for the padding token.
+        side: "right" for training, "left" for generation.
+        mask_dtype: dtype of packed samples' additive mask; float32 works with any model on eager and sdpa attention.
+    """
+
+    def __init__(self, processor, side: str = "right", mask_dtype: torch.dtype = torch.float32):
+        self.pad_id = pad_id(processor)
+        self.side = side
+        self.mask_dtype = mask_dtype
+
+    def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """One batch; keys that are over tokens are those of the same length as `input_ids`.
+
+        Returns:
+            `input_ids`, `labels`, `is_grounding` (B, L), `attention_mask` (B, L) or (B, 1, L, L), `position_ids` (B, L) for
+            packed samples, token types (B, L), and the pictures' tensors.
+        """
+        length = max(len(sample["input_ids"]) for sample in samples)
+        batch: dict[str, torch.Tensor] = {}
+        names = dict.fromkeys(name for sample in samples for name in sample)
+        for name in names:
+            having = [sample for sample in samples if name in sample]
+            if all(s[name].ndim == 1 and len(s[name]) == len(s["input_ids"]) for s in having):
+                fill = self.pad_id if name == "input_ids" else FILL.get(name, 0)
+                batch[name] = torch.stack([self._pad(s[name], length, fill) for s in samples])
+            else:
+                batch[name] = join([sample[name] for sample in having])
+        if "segment_ids" in batch:
+            batch["attention_mask"] = additive_mask(batch.pop("segment_ids"), self.mask_dtype)
+        return batch
+
+    def _pad(self, values: torch.Tensor, length: int, fill: int) -> torch.Tensor:
+        missing = length - len(values)
+        return F.pad(values, (missing, 0) if self.side == "left" else (0, missing), value=fill)
+
+
+def join(pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`pictures` along their first axis, filled up with zeros to the largest of each further axis."""
+    if len({tuple(p.shape[1:]) for p in pictures}) > 1:
+        largest = [max(sizes) for sizes in zip(*(p.shape[1:] for p in pictures), strict=True)]
+        pictures = [
+            F.pad(p, [n for size, most in zip(reversed(p.shape[1:]), reversed(largest), strict=True) for n in (0, most - size)])
+            for p in pictures
+        ]
+    return torch.cat(list(pictures))
+
+
+def pad_id(processor) -> int:
+    """The id to pad with: the tokenizer's own, or its EOS, which the attention mask hides as well."""
+    tokenizer = processor.tokenizer
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)

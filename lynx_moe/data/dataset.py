@@ -1,0 +1,131 @@
+"""Records as torch datasets: nothing is done at the start, and what was done once is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import Dataset
+
+from lynx_moe.data.packing import pack, shared_prefix
+from lynx_moe.data.pictures import PictureCache
+from lynx_moe.data.records import RecordSet
+from lynx_moe.data.sample import SampleBuilder, Tokens
+from lynx_moe.errors import FamilyError
+from lynx_moe.grounding import Box
+
+REMEMBERED_TEXTS = 200_000  # about 100 MB of tokens
+
+
+class _Source:
+    """What both datasets share: tokens and pictures of records, each made at first need."""
+
+    def __init__(self, records: RecordSet, builder: SampleBuilder, cache_bytes: int):
+        self.records = records
+        self.builder = builder
+        self._pictures = PictureCache(builder.processor.image_processor, cache_bytes)
+        self._tokens: dict[int, Tokens] = {}
+
+    def tokens(self, position: int) -> Tokens:
+        if position not in self._tokens:
+            tokens = self.builder.tokens([self.records[position]])[0]
+            if len(self._tokens) >= REMEMBERED_TEXTS:
+                return tokens
+            self._tokens[position] = tokens
+        return self._tokens[position]
+
+    def sample(self, position: int) -> dict[str, torch.Tensor]:
+        return self.builder.sample(self.tokens(position), self.records.size(position))
+
+    def pixels(self, position: int) -> dict[str, torch.Tensor]:
+        picture = self.records.picture(position)
+        if picture < 0:
+            return {}
+        return self._pictures.get(picture, lambda: self.builder.pixels(self.records[position].image()))
+
+
+def writable(records: RecordSet, builder: SampleBuilder) -> list[int]:
+    """Positions of the records all of whose boxes the model can see; all of them unless the processor crops."""
+    geometry = builder.dialect.geometry
+    if geometry.sees_all:
+        return list(range(len(records)))
+    return [
+        position
+        for position, record in enumerate(records)
+        if all(
+            geometry.visible(Box(*box), record.size) is not None
+            for boxes in (record.boxes, *(step.boxes for step in record.steps))
+            for box in boxes
+        )
+    ]
+
+
+class SampleDataset(Dataset):
+    """One record per row. `dropped` counts records left out because the processor crops one of their boxes away.
+
+    Args:
+        records: what to train on.
+        builder: makes the samples.
+        cache_bytes: memory for prepared pictures; 0 prepares them anew every time.
+    """
+
+    def __init__(self, records: RecordSet, builder: SampleBuilder, *, cache_bytes: int = 2**30):
+        kept = writable(records, builder)
+        self.dropped = len(records) - len(kept)
+        self.records = records if not self.dropped else records.select(kept)
+        self._source = _Source(self.records, builder, cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        return self._source.sample(position) | self._source.pixels(position)
+
+
+class PackedDataset(Dataset):
+    """The records of one picture per row, at most `max_records` of them. `dropped` as in `SampleDataset`.
+
+    For models that pass `lynx_moe.data.packing.check_packable`, with the `Collator` of this package.
+
+    Args:
+        max_records: longer rows cost attention that nobody uses, since records do not see each other.
+
+    Raises:
+        FamilyError: the chat template puts the question before the picture, so that nothing can be shared.
+    """
+
+    def __init__(self, records: RecordSet, builder: SampleBuilder, *, max_records: int = 8, cache_bytes: int = 2**30):
+        kept = writable(records, builder)
+        self.dropped = len(records) - len(kept)
+        self.records = records if not self.dropped else records.select(kept)
+        self._source = _Source(self.records, builder, cache_bytes)
+        self.rows: list[list[int]] = [
+            group[start : start + max_records]
+            for group in self.records.by_picture()
+            for start in range(0, len(group), max_records)
+        ]
+        fullest = max(self.rows, key=len, default=[])
+        if len(fullest) > 1:
+            self._prefix(fullest)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        positions = self.rows[row]
+        samples = [self._source.sample(position) for position in positions]
+        # A lone record needs no prefix: the same row with one segment.
+        prefix = self._prefix(positions) if len(positions) > 1 else 0
+        return pack(samples, prefix) | self._source.pixels(positions[0])
+
+    def _prefix(self, positions: Sequence[int]) -> int:
+        tokens = [self._source.tokens(position) for position in positions]
+        size = self.records.size(positions[0])
+        prefix = shared_prefix(tokens, len(self._source.builder.picture_ids(size)))
+        if prefix is None:
+            raise FamilyError(
+                "records of one picture cannot be packed with this chat template",
+                why="it writes the question, or something else that differs, before the picture",
+                fix="use SampleDataset",
+            )
+        return prefix

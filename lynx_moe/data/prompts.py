@@ -1,0 +1,68 @@
+"""The wording of prompts and answers: the same code for training, evaluation and use.
+
+A stepwise answer is one string in which the last step is the answer, as in the paper's figure (arXiv 2410.10491):
+`Step 1: Find the man at [0, 13, 29, 100]. Step 2: The object is orange.` So the final answer of any text is what follows its
+last `Step n:`, and the whole text when there is none.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lynx_moe.data.records import Record
+from lynx_moe.families.dialects import Dialect
+
+# The suffix that the paper shows at inference; one wording for training too is our choice, since one forward pass covers
+# every step of an answer.
+STEPWISE_SUFFIX = " Let's think step-by-step."
+STEP = re.compile(r"Step [0-9]{1,3}: ?")
+
+NO_SIZE = (1, 1)  # a text-only record has no picture and, by the record format, no boxes
+
+
+def question_text(record: Record) -> str:
+    """The question as it is put to the model: with the stepwise suffix when a grounding record has steps, else as it stands."""
+    return record.question + (STEPWISE_SUFFIX if record.is_grounding and record.steps else "")
+
+
+def target_text(record: Record, dialect: Dialect) -> str:
+    """The true answer in the words the model should use: steps first, boxes spelled by `dialect`.
+
+    Raises:
+        DialectError: a box cannot be written, for example because the model cannot see it.
+    """
+    size = record.size or NO_SIZE
+    if not record.steps:
+        return dialect.render(record.answer, record.boxes, size)
+    parts = [dialect.render(step.text, step.boxes, size) for step in record.steps]
+    parts.append(dialect.render(record.answer, record.boxes, size))
+    return " ".join(f"Step {number}: {part}" for number, part in enumerate(parts, start=1))
+
+
+def final_answer(text: str) -> str:
+    """What follows the last `Step n:` of an answer.
+
+    >>> final_answer("Step 1: Find the man at [0, 13, 29, 100]. Step 2: The object is orange.")
+    'The object is orange.'
+    >>> final_answer("Three.")
+    'Three.'
+    """
+    return STEP.split(text)[-1].strip()
+
+
+def step_texts(text: str) -> list[str]:
+    """The steps of an answer before its final one, without their numbers.
+
+    >>> step_texts("Step 1: Find the man at [0, 13, 29, 100]. Step 2: The object is orange.")
+    ['Find the man at [0, 13, 29, 100].']
+    """
+    return [part.strip() for part in STEP.split(text)[1:-1]]
+
+
+def messages(question: str, *, with_image: bool, answer: str | None = None) -> list[dict]:
+    """A conversation of one turn in the form that chat templates of transformers read."""
+    content = [{"type": "image"}] if with_image else []
+    turns = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+    if answer is not None:
+        turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return turns

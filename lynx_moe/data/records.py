@@ -1,0 +1,166 @@
+"""Records: one question about one picture each, read row by row from memory-mapped tables.
+
+Rows live in two memory-mapped tables, records and pictures. What is kept in memory is two integers per record: its row and
+the row of its picture. Several records share one picture, which is stored and decoded once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from lynx_moe.errors import RecordError
+
+NO_PICTURE = -1
+
+Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One sentence of a stepwise answer; `{box:k}` in the text is the k-th of `boxes` (original pixels, xyxy)."""
+
+    text: str
+    boxes: tuple[Corners, ...] = ()
+    objects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One question about one picture, with its true answer. Boxes are original pixels, xyxy.
+
+    `size` is (width, height) of the picture, None for a text-only record. `image()` decodes the picture anew on each call.
+    """
+
+    id: str
+    question: str
+    answer: str
+    kind: str
+    task: str
+    image_id: str = ""
+    steps: tuple[Step, ...] = ()
+    boxes: tuple[Corners, ...] = ()
+    phrase: str = ""
+    source: str = ""
+    split: str = ""
+    licence: str = ""
+    seed: str = ""
+    size: tuple[int, int] | None = None
+    load: Callable[[], Image.Image] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def has_image(self) -> bool:
+        return self.load is not None
+
+    @property
+    def is_grounding(self) -> bool:
+        return self.kind == "grounding"
+
+    def image(self) -> Image.Image:
+        """The picture, in RGB.
+
+        Raises:
+            RecordError: the record is text only, or its picture cannot be decoded.
+        """
+        if self.load is None:
+            raise RecordError(f"record {self.id!r} has no picture", why="it is text only", fix="check has_image first")
+        try:
+            return self.load().convert("RGB")
+        except OSError as error:
+            raise RecordError(
+                f"the picture of record {self.id!r} cannot be decoded", why=str(error), fix="make the data again"
+            ) from error
+
+
+class RecordSet(Sequence[Record]):
+    """Records of one split, in a fixed order; subsets share the tables.
+
+    Args:
+        records: table of records (a `datasets.Dataset`).
+        images: table of pictures, or None when all records are text only.
+        sizes: (pictures, 2) width and height of every picture.
+        rows: (n,) row numbers into `records`.
+        image_rows: (n,) row numbers into `images`, -1 where a record has no picture.
+    """
+
+    def __init__(self, records, images, sizes: np.ndarray, rows: np.ndarray, image_rows: np.ndarray):
+        self._records = records
+        self._images = images
+        self._sizes = sizes
+        self._rows = rows
+        self._image_rows = image_rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        row = self._records[int(self._rows[index])]
+        picture = self.picture(index)
+        return Record(
+            id=row["id"],
+            image_id=row["image_id"],
+            question=row["question"],
+            answer=row["answer"],
+            kind=row["kind"],
+            task=row["task"],
+            steps=tuple(
+                Step(s["text"], _corners(s["boxes"]), tuple(s.get("objects") or ())) for s in row["steps"] or ()
+            ),
+            boxes=_corners(row["boxes"]),
+            phrase=row["phrase"] or "",
+            source=row["source"],
+            split=row["split"],
+            licence=row["licence"],
+            seed=str(row.get("seed") or ""),
+            size=self.size(index),
+            load=None if picture == NO_PICTURE else lambda: self._decode(picture),
+        )
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+    def _decode(self, picture: int) -> Image.Image:
+        return Image.open(BytesIO(self._images[picture]["image"]["bytes"]))
+
+    def picture(self, index: int) -> int:
+        """Number of the picture of record `index`, the same for records that share it; -1 for none."""
+        return int(self._image_rows[index])
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """(width, height) of the picture of record `index`; None for none."""
+        picture = self.picture(index)
+        return None if picture == NO_PICTURE else tuple(self._sizes[picture].tolist())
+
+    def by_picture(self) -> list[list[int]]:
+        """Positions of the records of each picture, in order of first appearance; a text-only record stands alone."""
+        groups: dict[int, list[int]] = {}
+        for position, picture in enumerate(self._image_rows.tolist()):
+            # Negative keys cannot meet a picture's row, and no two text-only records share one.
+            groups.setdefault(picture if picture != NO_PICTURE else -2 - position, []).append(position)
+        return list(groups.values())
+
+    def select(self, positions: Sequence[int]) -> RecordSet:
+        """The records at `positions`, in that order."""
+        chosen = np.asarray(positions, dtype=np.int64)
+        return RecordSet(self._records, self._images, self._sizes, self._rows[chosen], self._image_rows[chosen])
+
+    def counts(self) -> Counter[str]:
+        """How many records each task has."""
+        return Counter(self.column("task"))
+
+    def column(self, name: str) -> list:
+        """One field of every record, without building the records; quick for `id`, `question`, `task` and `kind`."""
+        # Whole Arrow column, then the rows: a thousand times quicker than row by row.
+        return self._records.data.column(name).take(pa.array(self._rows)).to_pylist()
+
+
+def _corners(boxes: Sequence[Sequence[float]] | None) -> tuple[Corners, ...]:
+    return tuple(tuple(float(value) for value in box) for box in boxes or ())

@@ -1,0 +1,194 @@
+"""One record as the numbers a model reads.
+
+Text and picture go separate ways, so that the text of a record is tokenised once and the picture of many records is
+prepared once. They meet where the processor puts its picture tokens: how many there are depends only on the picture's size,
+so they are asked of the processor once per size and put in place of the single picture token that the chat template writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lynx_moe.data.prompts import messages, question_text, target_text
+from lynx_moe.data.records import Record
+from lynx_moe.errors import FamilyError, RecordError
+from lynx_moe.families.dialects import Dialect
+
+IGNORED = -100  # label of a token that is not learned, as everywhere in transformers
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A tokenised record before its picture tokens are spread out.
+
+    `ids` (L,) int32 holds one picture token at `picture_at` (None for a text-only record); the answer, which is learned,
+    begins at `answer_at`.
+    """
+
+    ids: np.ndarray
+    answer_at: int
+    picture_at: int | None
+    is_grounding: bool
+
+
+class SampleBuilder:
+    """Turns records into samples through the base's own processor and chat template.
+
+    Args:
+        processor: a transformers processor with an image processor, a tokenizer and a chat template.
+        dialect: how boxes are written.
+
+    Raises:
+        FamilyError: the processor has no chat template or no picture token.
+    """
+
+    def __init__(self, processor, dialect: Dialect):
+        self.processor = processor
+        self.dialect = dialect
+        self.tokenizer = processor.tokenizer
+        self._picture_ids: dict[tuple[int, int], np.ndarray] = {}
+        self._token_types: tuple[str, ...] | None = None
+        if getattr(processor, "chat_template", None) is None and getattr(self.tokenizer, "chat_template", None) is None:
+            raise FamilyError(
+                f"{type(processor).__name__} has no chat template",
+                why="prompts are worded by the base's own template, and nothing can stand in for it",
+                fix="set processor.chat_template to the template the base was trained with",
+            )
+        if getattr(processor, "image_token", None) is None:
+            raise FamilyError(
+                f"{type(processor).__name__} names no picture token",
+                why="samples are built by putting the picture's tokens in its place",
+                fix="use a base whose processor has image_token",
+            )
+        self.image_token = str(processor.image_token)
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+
+    def __call__(self, record: Record) -> dict[str, torch.Tensor]:
+        """The training sample of `record`, without batch axis on token tensors.
+
+        Returns:
+            `input_ids`, `labels` (-100 outside the answer), `attention_mask` and `is_grounding`, each (L,), with the
+            processor's own token types if it has them; and, when there is a picture, the image processor's tensors, as it
+            returned them for one picture.
+
+        Raises:
+            DialectError: a box of the record cannot be written. RecordError: the text cannot be tokenised as a sample.
+        """
+        sample = self.sample(self.tokens([record])[0], record.size)
+        return sample | (self.pixels(record.image()) if record.has_image else {})
+
+    def tokens(self, records: Sequence[Record]) -> list[Tokens]:
+        """Prompt and true answer of each record, tokenised."""
+        return [self._tokens(record, target_text(record, self.dialect)) for record in records]
+
+    def prompts(self, records: Sequence[Record]) -> list[Tokens]:
+        """The prompt of each record alone, up to where the answer begins."""
+        return [self._tokens(record, None) for record in records]
+
+    def prompt_ids(self, question: str, size: tuple[int, int] | None) -> np.ndarray:
+        """(L,) ids of a free question, about a picture of `size` or about none."""
+        text = self._render(question, size is not None, None)
+        return self.spread(self._tokens_of(text, None, size is not None, True), size)
+
+    def spread(self, tokens: Tokens, size: tuple[int, int] | None) -> np.ndarray:
+        """(L,) int64 ids with all tokens of a picture of `size` in place."""
+        if tokens.picture_at is None:
+            return tokens.ids.astype(np.int64)
+        before, after = tokens.ids[: tokens.picture_at], tokens.ids[tokens.picture_at + 1 :]
+        return np.concatenate([before, self.picture_ids(size), after]).astype(np.int64)
+
+    def sample(self, tokens: Tokens, size: tuple[int, int] | None) -> dict[str, torch.Tensor]:
+        """The token tensors of a sample, each (L,)."""
+        ids = self.spread(tokens, size)
+        answer_at = tokens.answer_at + len(ids) - len(tokens.ids)
+        labels = np.full_like(ids, IGNORED)
+        labels[answer_at:] = ids[answer_at:]
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "labels": torch.from_numpy(labels),
+            "attention_mask": torch.ones(len(ids), dtype=torch.long),
+            "is_grounding": torch.full((len(ids),), tokens.is_grounding),
+            **self.token_types(ids),
+        }
+
+    def token_types(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
+        """The processor's own per-token types of `ids` (L,), for processors that give them; else nothing."""
+        if self._token_types is None:
+            self.picture_ids((64, 64))
+        if not self._token_types:
+            return {}
+        types = torch.tensor(self.processor.create_mm_token_type_ids([ids.tolist()])[0])
+        return {name: types for name in self._token_types}
+
+    def pixels(self, image: Image.Image) -> dict[str, torch.Tensor]:
+        """What the image processor makes of one picture, all that the model takes."""
+        made = self.processor.image_processor(images=image, return_tensors="pt")
+        dropped = set(getattr(self.processor, "unused_input_names", ()))
+        return {name: value for name, value in made.items() if name not in dropped}
+
+    def picture_ids(self, size: tuple[int, int]) -> np.ndarray:
+        """(P,) the token ids that stand for a picture of `size` (width, height)."""
+        if size not in self._picture_ids:
+            # A blank picture of that size gets as many tokens as any other, and its content does not matter.
+            made = self.processor(images=Image.new("RGB", size), text=self.image_token, add_special_tokens=False)
+            self._picture_ids[size] = np.asarray(made["input_ids"][0], dtype=np.int32)
+            self._token_types = tuple(name for name in TOKEN_TYPES if name in made)
+        return self._picture_ids[size]
+
+    def _tokens(self, record: Record, answer: str | None) -> Tokens:
+        question = question_text(record)
+        prompt = self._render(question, record.has_image, None)
+        full = None if answer is None else self._render(question, record.has_image, answer)
+        try:
+            return self._tokens_of(prompt, full, record.has_image, record.is_grounding)
+        except RecordError as error:
+            raise RecordError(f"record {record.id!r}: {error.message}", why=error.why, fix=error.fix) from None
+
+    def _tokens_of(self, prompt: str, full: str | None, with_image: bool, is_grounding: bool) -> Tokens:
+        ids = prompt_ids = self._tokenise(prompt)
+        answer_at = len(prompt_ids)
+        if full is not None:
+            ids = self._ended(self._tokenise(full), len(prompt_ids))
+            # A tokenizer may merge the prompt's last characters with the answer's first ones: learn from there on.
+            answer_at = next(
+                (k for k, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids)
+            )
+        places = [k for k, token in enumerate(ids) if token == self.image_token_id]
+        if len(places) != int(with_image):
+            raise RecordError(
+                f"the text holds {len(places)} picture tokens {self.image_token!r}, not {int(with_image)}",
+                why="the chat template writes one per picture, and a question or answer must write none",
+                fix="take the token out of the record's text",
+            )
+        return Tokens(
+            ids=np.asarray(ids, dtype=np.int32),
+            answer_at=answer_at,
+            picture_at=places[0] if places else None,
+            is_grounding=is_grounding,
+        )
+
+    def _render(self, question: str, with_image: bool, answer: str | None) -> str:
+        turn = messages(question, with_image=with_image, answer=answer)
+        return self.processor.apply_chat_template(turn, add_generation_prompt=answer is None)
+
+    def _tokenise(self, text: str) -> list[int]:
+        # As transformers does it: a template that writes the BOS token itself must not get a second one.
+        bos = self.tokenizer.bos_token
+        return self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]
+
+    def _ended(self, ids: list[int], start: int) -> list[int]:
+        """`ids` with the answer ending in exactly one EOS, where generation stops: added if the template writes none, and
+        what the template writes after it (a newline, often) cut off."""
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            return ids
+        for place in range(len(ids) - 1, start - 1, -1):
+            if ids[place] == end:
+                return ids[: place + 1]
+        return [*ids, end]

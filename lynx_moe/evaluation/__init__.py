@@ -1,0 +1,26 @@
+"""What a model can do, measured on what it wrote by itself: grounding, and what is left of its other skills.
+
+A new protocol is one file with a function that `PROTOCOLS.register` files, and one line below.
+"""
+
+from lynx_moe.evaluation import grounding, retention  # noqa: F401  (registers the protocols)
+from lynx_moe.evaluation.run import evaluate
+from lynx_moe.evaluation.generate import Generated, generate_answers
+from lynx_moe.evaluation.protocol import PROTOCOLS, Answered
+from lynx_moe.evaluation.report import print_report, report_table
+from lynx_moe.evaluation.retention import compare, mcnemar_p, normalise
+from lynx_moe.evaluation.sheet import evaluation_sheet
+
+__all__ = [
+    "PROTOCOLS",
+    "Answered",
+    "Generated",
+    "compare",
+    "evaluate",
+    "evaluation_sheet",
+    "generate_answers",
+    "mcnemar_p",
+    "normalise",
+    "print_report",
+    "report_table",
+]

@@ -1,0 +1,137 @@
+"""Answers that a model writes by itself: greedy, batched, in an order that does not depend on the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lynx_moe.data import Collator, Record, SampleBuilder
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """One answer: its text, its token ids and their log probabilities (empty unless asked for)."""
+
+    text: str
+    ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...] = ()
+
+
+def generate_answers(
+    model,
+    builder: SampleBuilder,
+    records: Sequence[Record],
+    *,
+    batch_size: int = 64,
+    max_new_tokens: int = 256,
+    progress: bool = True,
+    with_probabilities: bool = False,
+) -> list[Generated]:
+    """What `model` answers to each of `records`, in the order of `records`.
+
+    Greedy decoding from the prompt alone; nothing of the true answer is shown. Prompts of like length share a batch, are
+    padded on the left and masked, so batches cost little; equal models give equal answers up to the rounding of matrix
+    products of another shape.
+
+    Args:
+        model: a generating VLM, plain or with an adapter, on its device.
+        builder: words and tokenises the prompts.
+        batch_size: prompts per forward.
+        max_new_tokens: answers are cut there.
+        progress: show a bar.
+        with_probabilities: also return each token's log probability.
+    """
+    prompts = [builder.spread(tokens, record.size) for tokens, record in zip(_prompts(builder, records), records, strict=True)]
+    order = sorted(range(len(prompts)), key=lambda k: (len(prompts[k]), k))
+    answers: dict[int, Generated] = {}
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with _bar(progress) as bar:
+            task = bar.add_task("answering", total=len(order))
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                batch = _batch(builder, [(prompts[k], records[k]) for k in chosen])
+                made = _generate(model, builder, batch, max_new_tokens, with_probabilities)
+                answers.update(zip(chosen, made, strict=True))
+                bar.advance(task, len(chosen))
+    finally:
+        for module, training in modes:
+            module.training = training
+    return [answers[k] for k in range(len(records))]
+
+
+def _prompts(builder: SampleBuilder, records: Sequence[Record]):
+    return (tokens for record in records for tokens in builder.prompts([record]))
+
+
+def _batch(builder: SampleBuilder, chosen: list[tuple[np.ndarray, Record]]) -> dict[str, torch.Tensor]:
+    pictures: dict[str, dict] = {}
+    samples = []
+    for ids, record in chosen:
+        sample = {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": torch.ones(len(ids), dtype=torch.long),
+            **builder.token_types(ids),
+        }
+        if record.has_image:
+            # Questions about one picture often share a batch; free callers may leave image_id empty.
+            key = record.image_id or record.id
+            if key not in pictures:
+                pictures[key] = builder.pixels(record.image())
+            sample |= pictures[key]
+        samples.append(sample)
+    return Collator(builder.processor, side="left")(samples)
+
+
+@torch.no_grad()
+def _generate(model, builder: SampleBuilder, batch: dict, max_new_tokens: int, with_probabilities: bool) -> list[Generated]:
+    tokenizer = builder.tokenizer
+    first = next(model.parameters())
+    inputs = {
+        name: value.to(first.device, first.dtype if value.is_floating_point() else None) for name, value in batch.items()
+    }
+    out = model.generate(
+        **inputs,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=Collator(builder.processor).pad_id,
+        eos_token_id=_ends(model, tokenizer),
+        return_dict_in_generate=True,
+        output_logits=with_probabilities,
+    )
+    ends = set(_ends(model, tokenizer))
+    new_BL = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
+    log_BL = None
+    if with_probabilities:
+        logits_BLV = torch.stack([step.float().cpu() for step in out.logits], dim=1)
+        log_BL = logits_BLV.log_softmax(-1).gather(-1, new_BL[..., None])[..., 0]
+    answers = []
+    for row, ids in enumerate(new_BL.tolist()):
+        length = next((k for k, token in enumerate(ids) if token in ends), len(ids))
+        kept = ids[:length]
+        answers.append(
+            Generated(
+                text=tokenizer.decode(kept, skip_special_tokens=True).strip(),
+                ids=tuple(kept),
+                log_probabilities=tuple(log_BL[row, :length].tolist()) if log_BL is not None else (),
+            )
+        )
+    return answers
+
+
+def _ends(model, tokenizer) -> list[int]:
+    """The tokens that end an answer: the model's own list, and the tokenizer's EOS, which training ends answers with."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = own if isinstance(own, list) else [own]
+    return sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None})
+
+
+def _bar(shown: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, disable=not shown, transient=True)

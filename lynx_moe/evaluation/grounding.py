@@ -1,0 +1,156 @@
+"""How well a model points: referring, finding all, saying that a thing is not there, and the boxes of its steps.
+
+The first box of the final answer is scored, whatever else was written: taking the best of several boxes, as some evaluators
+do, measures an oracle. Numbers are read in the dialect's frame only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from lynx_moe.data import Record, final_answer
+from lynx_moe.data.prompts import step_texts
+from lynx_moe.evaluation.protocol import PROTOCOLS, Answered, share
+from lynx_moe.evaluation.retention import normalise
+from lynx_moe.families.dialects import Dialect
+from lynx_moe.grounding import iou
+
+LISTING_TASKS = ("find_all",)  # tasks whose answer is a set of boxes, also when the set has one
+THRESHOLD = 0.5
+
+
+def is_listing(record: Record) -> bool:
+    return record.is_grounding and bool(record.boxes) and (record.task in LISTING_TASKS or len(record.boxes) > 1)
+
+
+def is_referring(record: Record) -> bool:
+    return record.is_grounding and len(record.boxes) == 1 and not is_listing(record)
+
+
+def is_absent(record: Record) -> bool:
+    """The thing asked for is not in the picture: no box in the answer, none in the steps, none to be found."""
+    return record.is_grounding and not record.boxes and not any(step.boxes for step in record.steps) and not record.steps
+
+
+def says_none(answered: Answered) -> bool:
+    """The answer says something, and nothing in it is or looks like a box."""
+    return bool(final_answer(answered.text)) and not answered.parsed.boxes and not answered.parsed.errors
+
+
+def first_box_iou(answered: Answered) -> float:
+    """IoU of the answer's first box with the one true box; 0.0 without a readable box."""
+    boxes = answered.parsed.boxes
+    return iou(boxes[0], answered.record.boxes[0]) if boxes else 0.0
+
+
+@PROTOCOLS.register("grounding")
+def grounding(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
+    """Numbers over the grounding records; None when there are none.
+
+    Returns:
+        `acc50` and `mean_iou` over referring records (`n`), the same by task, `no_box` (no readable box in the answer);
+        `find_all` with precision, recall, F1 and the share of repeated boxes; `absent` with how often the answer holds
+        nothing like a box; `steps` with the share of true step boxes that were hit; `in_words` with exact matches of
+        grounding answers that are words; `unreadable` (share of all answers with at least one reading error) and
+        `errors` by kind.
+    """
+    ours = [a for a in answered if a.record.is_grounding]
+    if not ours:
+        return None
+    referring = [a for a in ours if is_referring(a.record)]
+    errors: Counter[str] = Counter()
+    for a in ours:
+        errors.update(a.parsed.errors)
+        if a.record.boxes and len(a.parsed.boxes) != len(a.record.boxes):
+            errors["wrong_count"] += 1
+    return {
+        **_referring(referring),
+        "by_task": {task: _referring([a for a in referring if a.record.task == task]) for task in _tasks(referring)},
+        "find_all": _find_all([a for a in ours if is_listing(a.record)]),
+        "absent": _absent([a for a in ours if is_absent(a.record)]),
+        "steps": _steps([a for a in ours if any(step.boxes for step in a.record.steps)], dialect),
+        "in_words": _in_words([a for a in ours if not a.record.boxes and not is_absent(a.record)]),
+        "unreadable": share(sum(bool(a.parsed.errors) for a in ours), len(ours)),
+        "errors": dict(sorted(errors.items())),
+    }
+
+
+def _tasks(answered: Iterable[Answered]) -> list[str]:
+    return sorted({a.record.task for a in answered})
+
+
+def _referring(answered: Sequence[Answered]) -> dict:
+    overlaps = [first_box_iou(a) for a in answered]
+    return {
+        "n": len(answered),
+        "acc50": share(sum(value >= THRESHOLD for value in overlaps), len(overlaps)),
+        "mean_iou": share(sum(overlaps), len(overlaps)),
+        "no_box": share(sum(not a.parsed.boxes for a in answered), len(answered)),
+    }
+
+
+def _find_all(answered: Sequence[Answered]) -> dict | None:
+    if not answered:
+        return None
+    hits = found = true = repeated = 0
+    for a in answered:
+        hits += matched(a.parsed.boxes, a.record.boxes)
+        found += len(a.parsed.boxes)
+        true += len(a.record.boxes)
+        repeated += len(a.parsed.boxes) - len({box.xyxy for box in a.parsed.boxes})
+    precision, recall = share(hits, found), share(hits, true)
+    return {
+        "n": len(answered),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * hits / (found + true),
+        "repeated": share(repeated, found),
+        "right_count": share(sum(len(a.parsed.boxes) == len(a.record.boxes) for a in answered), len(answered)),
+    }
+
+
+def _absent(answered: Sequence[Answered]) -> dict | None:
+    if not answered:
+        return None
+    return {"n": len(answered), "says_none": share(sum(map(says_none, answered)), len(answered))}
+
+
+def _steps(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
+    if not answered:
+        return None
+    hits = true = 0
+    for a in answered:
+        written = step_texts(a.text)
+        for number, step in enumerate(a.record.steps):
+            true += len(step.boxes)
+            if number < len(written):
+                hits += matched(dialect.decode(written[number], a.record.size or (1, 1)).boxes, step.boxes)
+    return {"n": len(answered), "acc50": share(hits, true)}
+
+
+def _in_words(answered: Sequence[Answered]) -> dict | None:
+    if not answered:
+        return None
+    right = sum(normalise(final_answer(a.text)) == normalise(a.record.answer) for a in answered)
+    return {"n": len(answered), "accuracy": share(right, len(answered))}
+
+
+def matched(found: Sequence[Iterable[float]], true: Sequence[Iterable[float]], threshold: float = THRESHOLD) -> int:
+    """The most pairs (found, true) with IoU of at least `threshold` in which no box stands twice.
+
+    A true maximum, by augmenting paths: pairing the best overlaps first can end with fewer pairs.
+    """
+    fits = [[k for k, box in enumerate(true) if iou(candidate, box) >= threshold] for candidate in found]
+    owner: dict[int, int] = {}
+
+    def place(candidate: int, tried: set[int]) -> bool:
+        for k in fits[candidate]:
+            if k not in tried:
+                tried.add(k)
+                if k not in owner or place(owner[k], tried):
+                    owner[k] = candidate
+                    return True
+        return False
+
+    return sum(place(candidate, set()) for candidate in range(len(found)))

@@ -1,0 +1,97 @@
+"""One call that asks a model every record and scores its answers by every protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from lynx_moe.data import Record, SampleBuilder, target_text
+from lynx_moe.errors import DialectError
+from lynx_moe.evaluation.generate import generate_answers
+from lynx_moe.evaluation.grounding import THRESHOLD, first_box_iou, is_absent, is_listing, is_referring, matched, says_none
+from lynx_moe.evaluation.protocol import PROTOCOLS, Answered
+from lynx_moe.evaluation.retention import is_right
+from lynx_moe.families.dialects import Dialect
+
+MORE_THAN_TRUTH = 16  # tokens an answer may be longer than the longest true one
+
+
+def evaluate(
+    model,
+    processor,
+    records: Sequence[Record],
+    dialect: Dialect,
+    batch_size: int = 64,
+    *,
+    max_new_tokens: int | None = None,
+    progress: bool = True,
+) -> dict:
+    """Ask `model` every record, score what it writes, and return plain numbers and texts that JSON can hold.
+
+    Records whose true boxes the model cannot see (a processor that crops) are asked all the same and count as misses.
+
+    Args:
+        model: plain or with an adapter; for the base's own answers call this inside `model.disable_adapter()`.
+        processor: the base's processor.
+        records: what to ask.
+        dialect: how the model writes boxes.
+        batch_size: prompts per forward.
+        max_new_tokens: cut answers there; None: a little more than the longest true answer of these records has.
+        progress: show a bar.
+
+    Returns:
+        One entry per protocol ("grounding", "retention"; None when no record is for it), `n`, `seconds`, `dialect`, and
+        `samples`: per record what was asked, true and answered, boxes in original pixels, and whether it was right.
+    """
+    records = list(records)
+    builder = SampleBuilder(processor, dialect)
+    started = time.monotonic()
+    limit = max_new_tokens or _longest(builder, records) + MORE_THAN_TRUTH
+    texts = generate_answers(
+        model, builder, records, batch_size=batch_size, max_new_tokens=limit, progress=progress
+    )
+    answered = [Answered.read(r, generated.text, dialect) for r, generated in zip(records, texts, strict=True)]
+    return {
+        **{name: PROTOCOLS.get(name)(answered, dialect) for name in PROTOCOLS},
+        "n": len(records),
+        "dialect": dialect.name,
+        "seconds": round(time.monotonic() - started, 3),
+        "samples": [_sample(a, dialect) for a in answered],
+    }
+
+
+def _longest(builder: SampleBuilder, records: Sequence[Record]) -> int:
+    lengths = (len(builder.tokenizer(_truth(r, builder.dialect), add_special_tokens=False)["input_ids"]) for r in records)
+    return max(lengths, default=0)
+
+
+def _truth(record: Record, dialect: Dialect) -> str:
+    try:
+        return target_text(record, dialect)
+    except DialectError:
+        return record.answer  # cropped away: what should be said cannot be spelled
+
+
+def _sample(answered: Answered, dialect: Dialect) -> dict:
+    record, boxes = answered.record, answered.parsed.boxes
+    sample = {
+        "id": record.id,
+        "task": record.task,
+        "kind": record.kind,
+        "question": record.question,
+        "phrase": record.phrase,
+        "truth": _truth(record, dialect),
+        "answer": answered.text,
+        "true_boxes": [list(box) for box in record.boxes],
+        "boxes": [list(box.xyxy) for box in boxes],
+        "errors": dict(answered.parsed.errors),
+    }
+    if is_referring(record):
+        overlap = first_box_iou(answered)
+        return sample | {"iou": overlap, "right": overlap >= THRESHOLD}
+    if is_listing(record):
+        hits = matched(boxes, record.boxes)
+        return sample | {"right": hits == len(record.boxes) == len(boxes)}
+    if is_absent(record):
+        return sample | {"right": says_none(answered)}
+    return sample | {"right": is_right(answered)}

@@ -1,0 +1,38 @@
+"""A contact sheet of an evaluation: the numbers as pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lynx_moe.data import Record
+from lynx_moe.grounding import Box, SheetCell, contact_sheet
+
+
+def evaluation_sheet(
+    result: dict, records: Sequence[Record], path: str | os.PathLike, *, limit: int = 25, columns: int = 5
+) -> Path:
+    """Draw up to `limit` grounding answers of `result`, evenly spread over the records, on one page at `path`.
+
+    Args:
+        result: of `evaluate` on these `records`, in this order.
+    """
+    both = [
+        (sample, number)
+        for number, sample in enumerate(result["samples"])
+        if sample["kind"] == "grounding" and records[number].has_image
+    ]
+    step = max(1, len(both) / limit)
+    chosen = [both[int(k * step)] for k in range(min(limit, len(both)))]
+    cells = [
+        SheetCell(
+            image=records[number].image(),
+            asked=sample["question"],
+            truth=[Box(*box) for box in sample["true_boxes"]],
+            guess=[Box(*box) for box in sample["boxes"]],
+            note=sample["answer"],
+        )
+        for sample, number in chosen
+    ]
+    return contact_sheet(cells, path, columns=columns)

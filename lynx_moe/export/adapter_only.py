@@ -1,0 +1,42 @@
+"""Route "adapter": the adapter alone and hashes of the base, for licences that forbid shipping its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+
+from lynx_moe.errors import ExportError
+from lynx_moe.export.fresh import tensor_sha256
+
+BASE_HASHES = "base_sha256.json"
+
+
+def write(peft_model, folder: Path, base_hashes: dict[str, str]) -> None:
+    """Save the adapter in PEFT's layout beside the hash of every base tensor.
+
+    Raises:
+        ExportError: a tensor about to be shipped is one of the base's.
+    """
+    # Embeddings are the base's: PEFT would ship them when their size looks changed.
+    name = peft_model.active_adapter
+    peft_model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[name])
+    if (folder / name).is_dir():
+        # PEFT puts every adapter but "default" into a folder of its name; alone in an export it lies at the top.
+        for path in (folder / name).iterdir():
+            path.replace(folder / path.name)
+        (folder / name).rmdir()
+    (folder / BASE_HASHES).write_text(json.dumps(base_hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    known = {digest: name for name, digest in base_hashes.items()}
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():
+                tensor = file.get_tensor(key)
+                # Tensors of one value (zeros at the start of training) carry nothing of the base.
+                if tensor.numel() > 1 and tensor.unique().numel() > 1 and tensor_sha256(tensor) in known:
+                    raise ExportError(
+                        f"{key} is the base's {known[tensor_sha256(tensor)]}",
+                        why="an adapter-only export must ship no base tensor",
+                        fix="train with expert_init='zero', or train before exporting",
+                    )

@@ -1,0 +1,153 @@
+"""A live adapted model as plain data: what any route needs to know, and nothing that a route decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from lynx_moe.adapter import LynxConfig, LynxLayer, lynx_layers, prompt_gate_head
+from lynx_moe.errors import ExportError
+from lynx_moe.families.find import find_ffn_blocks
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """The new experts of one block. E experts, D width, G two expert widths (gate over up), H expert width.
+
+    `alpha` is the convex mix's share of the frozen experts, None for other mixes.
+    """
+
+    router_ED: Tensor
+    gate_up_EGD: Tensor
+    down_EDH: Tensor
+    alpha: float | None
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A base with one active adapter.
+
+    Attributes:
+        base: the wrapped VLM, as PEFT holds it: its modules are the live ones.
+        config: the adapter's.
+        layers: wrapped blocks by the name that the module has in the base.
+        gate: "auto", "on" or "off"; an "auto" that was never fitted is "on", as the live model treats it.
+    """
+
+    base: nn.Module
+    adapter_name: str
+    config: LynxConfig
+    blocks: dict[str, LynxLayer]
+    gate: str
+
+    def branch(self, name: str) -> nn.Module:
+        return self.blocks[name].lynx_branch[self.adapter_name]
+
+    def base_state(self) -> dict[str, Tensor]:
+        """Every tensor of the base under the name it has without the adapter."""
+        return {
+            ".".join(part for part in name.split(".") if part != "base_layer"): tensor
+            for name, tensor in self.base.state_dict().items()
+            if not any(part.startswith("lynx_") for part in name.split("."))
+        }
+
+    def wrapped_name(self, name: str) -> str:
+        """A base tensor's name where the wrapped blocks hold the frozen module as `base_layer`."""
+        for block in self.blocks:
+            if name.startswith(f"{block}."):
+                return f"{block}.base_layer.{name.removeprefix(f'{block}.')}"
+        return name
+
+    @property
+    def text_config(self):
+        return self.base.config.get_text_config()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def router_dtype(self) -> torch.dtype:
+        return self.branch(next(iter(self.blocks))).router_ED.dtype
+
+    @property
+    def base_name(self) -> str:
+        return self.config.base_model_name_or_path or ""
+
+    @property
+    def quantised(self) -> bool:
+        return getattr(self.base, "hf_quantizer", None) is not None or hasattr(self.base.config, "quantization_config")
+
+    @property
+    def expert_widths(self) -> dict[str, int]:
+        return {name: self.branch(name).down_EDF.shape[-1] for name in self.blocks}
+
+    @property
+    def expert_width(self) -> int:
+        """The widest expert's; decoders of one FFN width have one."""
+        return max(self.expert_widths.values())
+
+    @cached_property
+    def ffn_paths(self) -> dict[int, str]:
+        """Decoder layer to the name of its feed-forward module, wrapped or not."""
+        return {block.layer: block.name for block in find_ffn_blocks(self.base)}
+
+    @property
+    def wrapped_layers(self) -> list[int]:
+        return sorted(layer for layer, name in self.ffn_paths.items() if name in self.blocks)
+
+    def layer_of(self, tensor_name: str) -> int | None:
+        """The decoder layer whose feed-forward module holds a base tensor; None for all other tensors."""
+        return next((layer for layer, path in self.ffn_paths.items() if tensor_name.startswith(f"{path}.")), None)
+
+    def weights_of(self, layer: int) -> BlockWeights | None:
+        """New experts of a decoder layer, detached; None where it was not wrapped."""
+        name = self.ffn_paths[layer]
+        if name not in self.blocks:
+            return None
+        branch = self.branch(name)
+        alpha = branch.alpha_logit.float().sigmoid().item() if self.config.mix == "convex" else None
+        return BlockWeights(branch.router_ED.detach(), branch.gate_up_EFD.detach(), branch.down_EDF.detach(), alpha)
+
+    def activation_path(self) -> str:
+        """Where in a frozen block its activation is, as a dotted path; "" when it has none and SiLU is used."""
+        name, layer = next(iter(self.blocks.items()))
+        wanted = self.branch(name).activation
+        for owner_name, owner in layer.base_layer.named_modules():
+            for attribute, value in {**vars(owner), **dict(owner.named_children())}.items():
+                same = type(value) is type(wanted) if isinstance(wanted, nn.Module) else value is wanted
+                if same and callable(value):
+                    return f"{owner_name}.{attribute}".strip(".")
+        return ""
+
+
+def read(peft_model) -> Adapted:
+    """Look at a model; nothing is computed or changed.
+
+    Raises:
+        ExportError: it has no LynX adapter, or not exactly one is active.
+    """
+    active = list(getattr(peft_model, "active_adapters", []))
+    blocks = lynx_layers(peft_model)
+    if not blocks or len(active) != 1:
+        raise ExportError(
+            f"{type(peft_model).__name__} has {len(blocks)} LynX blocks and active adapters {active}",
+            why="an export holds the new experts of exactly one adapter",
+            fix="pass the model from get_peft_model(vlm, LynxConfig()); choose one adapter with model.set_adapter(name)",
+        )
+    name = active[0]
+    config = peft_model.peft_config[name]
+    if not isinstance(config, LynxConfig):
+        raise ExportError(
+            f"the active adapter {name!r} is of type {config.peft_type}",
+            why="only LynX adapters are exported here",
+            fix="activate the LynX adapter with model.set_adapter(name)",
+        )
+    blocks = {path: layer for path, layer in blocks.items() if name in layer.lynx_branch}
+    gate = config.prompt_gate
+    if gate == "auto" and not bool(prompt_gate_head(peft_model, name).fitted):
+        gate = "on"
+    return Adapted(peft_model.get_base_model(), name, config, blocks, gate)

@@ -1,0 +1,1 @@
+"""What differs between model families: where the decoder's FFN blocks are, and how a family writes boxes."""

@@ -1,0 +1,125 @@
+"""A dialect turns boxes into text and text back into boxes, in one frame, which it knows and never guesses."""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from lynx_moe.errors import DialectError
+from lynx_moe.families.dialects.geometry import Geometry, Size
+from lynx_moe.grounding import Box
+from lynx_moe.registry import Registry
+
+PLACEHOLDER = re.compile(r"\{box:([0-9]{1,6})\}")
+ERROR_KINDS = ("unparseable", "out_of_range", "inverted")
+
+
+@dataclass(slots=True)
+class Parsed:
+    """What a text said about boxes.
+
+    `boxes` are original pixels, in reading order; `spans` are their places in the text. `errors` counts by kind what looked
+    like a box and was none: "unparseable", "out_of_range" (a number the frame does not have, or a box wholly in the
+    padding), "inverted" (corners not in order).
+    """
+
+    boxes: list[Box] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Dialect(ABC):
+    """Base of all dialects; `geometry` says which window of the picture the model sees.
+
+    Attributes:
+        name: the registered name.
+        quantum: the smallest difference the spelling can carry, as a fraction of the window's side.
+    """
+
+    name: str = ""
+    quantum: float
+
+    def __init__(self, geometry: Geometry | None = None):
+        self.geometry = geometry or Geometry()
+
+    @classmethod
+    def from_processor(cls, processor: object) -> Dialect:
+        """The dialect in the frame that `processor` makes.
+
+        Raises:
+            FamilyError: the processor's padding cannot be placed.
+        """
+        return cls(Geometry.from_processor(processor))
+
+    @abstractmethod
+    def encode(self, box: Iterable[float], size: Size) -> str:
+        """The text of `box` (xyxy, original pixels) on a picture of `size` (width, height).
+
+        What the model cannot see of the box is cut off first.
+
+        Raises:
+            DialectError: nothing of the box is visible, or it is not a box.
+        """
+
+    @abstractmethod
+    def decode(self, text: str, size: Size) -> Parsed:
+        """Every box that `text` spells, in original pixels, and what could not be read. Linear in the text; never raises."""
+
+    def render(self, text: str, boxes: Sequence[Iterable[float]], size: Size) -> str:
+        """`text` with each `{box:k}` replaced by the spelling of `boxes[k]`.
+
+        Raises:
+            DialectError: a placeholder has no box, or its box cannot be written.
+        """
+
+        def spell(match: re.Match[str]) -> str:
+            index = int(match[1])
+            if index >= len(boxes):
+                raise DialectError(
+                    f"{match[0]} in {text!r} has no box",
+                    why=f"only {len(boxes)} boxes came with the text",
+                    fix="number placeholders from 0 in the order of the boxes",
+                )
+            return self.encode(boxes[index], size)
+
+        return PLACEHOLDER.sub(spell, text)
+
+    def seen(self, box: Iterable[float], size: Size) -> Box:
+        """The visible part of `box`.
+
+        Raises:
+            DialectError: there is none, or the numbers are not a box.
+        """
+        corners = [float(value) for value in box]
+        if len(corners) != 4 or not all(map(math.isfinite, corners)):
+            raise DialectError(
+                f"{corners} is not a box",
+                why="a box is four finite numbers: x1, y1, x2, y2",
+                fix="mend the record",
+            )
+        visible = self.geometry.visible(Box(*corners), size)
+        if visible is None:
+            raise DialectError(
+                f"nothing of the box {corners} is visible",
+                why=f"the model sees only {tuple(round(v, 1) for v in self.geometry.window(size))} (left, top, width, "
+                f"height) of this {size[0]}x{size[1]} picture, or the box has no area",
+                fix="leave the record out, or use a processor that pads instead of cropping",
+            )
+        return visible
+
+
+DIALECTS: Registry[type[Dialect]] = Registry("box dialect")
+
+
+def get_dialect(name: str, processor: object) -> Dialect:
+    """The registered dialect `name` in the frame that `processor` makes.
+
+    Raises:
+        ConfigError: no such dialect.
+        FamilyError: the processor's padding cannot be placed.
+    """
+    return DIALECTS.get(name).from_processor(processor)

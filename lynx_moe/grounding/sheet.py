@@ -1,0 +1,109 @@
+"""A contact sheet: many pictures on one page, with what was asked, what is true and what was answered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from lynx_moe.grounding.box import Box, iou
+from lynx_moe.grounding.drawing import GUESS_COLOUR, TRUE_COLOUR, font, plate
+
+MARGIN = 8
+LINES = 2
+TEXT_PIXELS = 14
+LINE_PIXELS = 18
+
+
+@dataclass(kw_only=True, slots=True)
+class SheetCell:
+    """One picture of a sheet. `asked` goes above it, `note` (an answer in words, an error) below; boxes are original pixels."""
+
+    image: Image.Image
+    asked: str
+    truth: Sequence[Box] = field(default_factory=list)
+    guess: Sequence[Box] = field(default_factory=list)
+    note: str = ""
+
+
+def contact_sheet(
+    cells: Sequence[SheetCell], path: str | os.PathLike, *, columns: int = 5, picture_pixels: int = 256
+) -> Path:
+    """Write a grid of pictures to `path` and return it: true boxes green, answered boxes orange with their best IoU.
+
+    Small pictures are enlarged so that their longer side has `picture_pixels`. The file appears whole or not at all.
+    """
+    columns = max(1, min(columns, len(cells)))
+    rows = -(-len(cells) // columns) if cells else 1
+    text_height = LINES * LINE_PIXELS
+    cell_width, cell_height = picture_pixels + MARGIN, picture_pixels + 2 * text_height + MARGIN
+    sheet = Image.new("RGB", (columns * cell_width + MARGIN, rows * cell_height + MARGIN), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, cell in enumerate(cells):
+        left = MARGIN + place % columns * cell_width
+        top = MARGIN + place // columns * cell_height
+        _write(pen, (left, top), cell.asked, picture_pixels, "black")
+        picture = _picture(cell, picture_pixels)
+        sheet.paste(picture, (left, top + text_height))
+        _write(pen, (left, top + text_height + picture.height + 2), cell.note, picture_pixels, "#7a2a00")
+    return _save_whole(sheet, Path(path))
+
+
+def _picture(cell: SheetCell, pixels: int) -> Image.Image:
+    scale = pixels / max(cell.image.size)
+    width, height = (max(1, round(side * scale)) for side in cell.image.size)
+    # Enlarged pixels stay sharp: the reader should see what the model saw, not a smoothed version of it.
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
+    canvas = cell.image.convert("RGB").resize((width, height), how)
+    pen = ImageDraw.Draw(canvas)
+    # An RGB dark line under each coloured one keeps boxes visible on any background.
+    for boxes, colour in ((cell.truth, TRUE_COLOUR), (cell.guess, GUESS_COLOUR)):
+        for box in boxes:
+            corners = [value * scale for value in box]
+            if corners[0] <= corners[2] and corners[1] <= corners[3]:
+                pen.rectangle(corners, outline="black", width=4)
+                pen.rectangle(corners, outline=colour, width=2)
+    for box in cell.guess:
+        words = f"{max((iou(box, true) for true in cell.truth), default=0.0):.2f}"
+        plate(pen, (box.x1 * scale, box.y1 * scale), words, colour=GUESS_COLOUR, pixels=13, limit=canvas.size)
+    return canvas
+
+
+def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], words: str, width: int, colour: str) -> None:
+    face = font(TEXT_PIXELS)
+    for number, line in enumerate(_wrap(pen, words, width, face)):
+        pen.text((corner[0], corner[1] + number * LINE_PIXELS), line, fill=colour, font=face)
+
+
+def _wrap(pen: ImageDraw.ImageDraw, words: str, width: int, face: object) -> list[str]:
+    """At most `LINES` lines of whole words; what does not fit is cut with an ellipsis."""
+    lines = [""]
+    left_over = False
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if pen.textlength(longer, font=face) <= width:
+            lines[-1] = longer
+        elif len(lines) < LINES and lines[-1]:
+            lines.append(word)
+        else:
+            left_over = True
+            break
+    if left_over or pen.textlength(lines[-1], font=face) > width:
+        while lines[-1] and pen.textlength(lines[-1] + "…", font=face) > width:
+            lines[-1] = lines[-1][:-1]
+        lines[-1] += "…"
+    return lines
+
+
+def _save_whole(sheet: Image.Image, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        sheet.save(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,275 @@
+"""Train the pocket base from scratch: first its eyes on patch labels, then looking and language together.
+
+Two phases in one run, both without a single box:
+
+* warm-up: every patch that shows an object must name it, through the language model's own word embeddings (so that
+  visual tokens start where words are), and say which of its sub-cells are inked;
+* main: next-token loss on many questions per picture, packed behind one shared picture prefix, with the warm-up's
+  two losses kept at a lower weight.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoTokenizer
+
+from lynx_moe.pocket.build import build_model, build_processor
+from lynx_moe.pocket.material import CELLS, GRID, Material, attention_mask, load, pack, texts
+from lynx_moe.pocket.tokenizer import train_tokenizer
+
+GAME = 1000  # owners from here on are text-only parts: they do not see the picture
+
+
+@dataclass(kw_only=True, slots=True)
+class Recipe:
+    """Everything that decides the weights, besides the data."""
+
+    steps: int = 5000
+    warmup_steps: int = 600
+    batch: int = 32
+    length: int = 192
+    lr: float = 1.5e-3
+    seed: int = 0
+    compile: bool = True
+    log_every: int = 50
+    save_every: int = 500
+
+
+class Eyes(nn.Module):
+    """What the warm-up adds and the release drops: the ink head."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.ink = nn.Linear(width, CELLS * CELLS)
+
+
+def train(folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | None = None) -> Path:
+    """Run the recipe on the shards in ``folders``, log to ``work/log.txt`` and return the folder of the final model.
+
+    Resumes from ``work/state.safetensors`` when it is there. Deterministic up to the machine's arithmetic.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    tokenizer_folder = work / "tokenizer"
+    if not tokenizer_folder.exists():
+        train_tokenizer(texts(folders, "train", 300_000)).save_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    material = load(folders, "train", tokenizer)
+    held_out = load([val_folder or folders[0]], "val", tokenizer)
+    model = build_model(tokenizer).train()
+    nn.init.normal_(model.get_input_embeddings().weight, std=0.05)
+    eyes = Eyes(model.config.vision_config.hidden_size)
+    parameters = [p for p in (*model.parameters(), *eyes.parameters()) if p.requires_grad]
+    decay = [p for p in parameters if p.dim() > 1]
+    rest = [p for p in parameters if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+    step = _resume(work, model, eyes, optimizer)
+    image_id = model.config.image_token_index
+    prefix = tokenizer("<s>USER: <image>\n".replace("<image>", "<image>" * GRID**2))["input_ids"]
+    text_prefix = np.asarray(tokenizer("<s>USER:")["input_ids"], np.int16)
+    first = prefix.index(image_id)
+    see, forward = _see(model, eyes), _forward(model, eyes, first)
+    if recipe.compile:
+        forward = torch.compile(forward)
+    log = open(work / "log.txt", "a", buffering=1)  # noqa: SIM115  (open for the whole run)
+    log.write(f"{len(material.asked)} pictures, {len(material.games)} games, vocabulary {len(tokenizer)}\n")
+    began, sums, count = time.time(), np.zeros(5), 0
+    while step < recipe.steps:
+        warm = step < recipe.warmup_steps
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * _schedule(step, recipe)
+        rng = np.random.default_rng((recipe.seed, step))
+        if warm:
+            words, ink = warm_up_losses(model, see, material, rng.integers(len(material.asked), size=recipe.batch))
+            lm, right, asked = torch.zeros(()), 0, 1
+            (words + ink).backward()
+        else:
+            batch = make_batch(material, rng, recipe, prefix, text_prefix, tokenizer.pad_token_id)
+            lm, words, ink, right, asked = losses(model, forward, batch)
+            (lm + 0.15 * words + 0.3 * ink).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        sums += (lm.item(), words.item(), ink.item(), right, asked)
+        count += 1
+        if step % recipe.log_every == 0:
+            a, b, c = sums[:3] / count
+            spent = time.time() - began
+            log.write(f"step {step} lm {a:.3f} words {b:.3f} ink {c:.3f} right {sums[3] / max(1, sums[4]):.3f} {spent:.0f} s\n")
+            sums, count = np.zeros(5), 0
+        if step % recipe.save_every == 0 or step == recipe.steps:
+            _save_state(work, model, eyes, optimizer, step)
+            log.write(f"  held out {_held_out(model, forward, held_out, recipe, prefix, text_prefix, tokenizer.pad_token_id)}\n")
+            _release(work / "model", model, tokenizer)
+    log.close()
+    return work / "model"
+
+
+def make_batch(material: Material, rng, recipe: Recipe, prefix, text_prefix, pad: int, picks=None):
+    """A batch of packed rows: a picture, as many of its questions as fit, and now and then a text game."""
+    picks = rng.integers(len(material.asked), size=recipe.batch) if picks is None else picks
+    rows = []
+    for k in picks:
+        asked = material.asked[k]
+        parts = [asked[j] for j in rng.permutation(len(asked))]
+        games = []
+        if material.games:
+            for j in rng.integers(len(material.games), size=int(rng.random() < 0.6)):
+                question, answer = material.games[j]
+                games.append((np.concatenate([text_prefix, question]), answer))
+        room = recipe.length - sum(len(q) + len(a) for q, a in games)
+        ids, labels, positions, owner = pack(prefix, parts, room, pad)
+        end = int((owner >= 0).sum())
+        full = [np.full(recipe.length, v, np.int64) for v in (pad, -100, 0, -1)]
+        for whole, part in zip(full, (ids, labels, positions, owner), strict=True):
+            whole[:end] = part[:end]
+        for g, (question, answer) in enumerate(games):
+            n = len(question) + len(answer)
+            full[0][end : end + n] = np.concatenate([question, answer])
+            full[1][end + len(question) : end + n] = answer
+            full[2][end : end + n] = np.arange(n)
+            full[3][end : end + n] = GAME + g
+            end += n
+        rows.append(full)
+    ids, labels, positions, owner = (torch.from_numpy(np.stack(x)) for x in zip(*rows, strict=True))
+    words, ink = _patch_targets(material, picks)
+    mask = attention_mask(owner)
+    mask = mask.masked_fill(((owner[:, :, None] >= GAME) & (owner[:, None, :] == 0))[:, None], -1e4)
+    return ids, labels, positions, mask, _pixels(material, picks), words, ink, owner
+
+
+def _see(model, eyes: Eyes):
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+
+    def see(pixels):
+        features = tower(pixels, output_hidden_states=True).hidden_states[-1]
+        return projector(features), eyes.ink(features)
+
+    return see
+
+
+def _forward(model, eyes: Eyes, first: int):
+    decoder, embed, see = model.model.language_model, model.get_input_embeddings(), _see(model, eyes)
+    last = first + GRID**2
+
+    def forward(ids_BL, pixels, mask, positions_BL):
+        seen, ink = see(pixels)
+        e = embed(ids_BL)
+        e = torch.cat([e[:, :first], seen.to(e.dtype), e[:, last:]], 1)
+        hidden = decoder(inputs_embeds=e, attention_mask=mask, position_ids=positions_BL, use_cache=False).last_hidden_state
+        return hidden, seen, ink
+
+    return forward
+
+
+def warm_up_losses(model, see, material: Material, picks: np.ndarray):
+    """Naming and ink losses of the pictures ``picks``, without the decoder."""
+    with torch.autocast("cpu", torch.bfloat16):
+        seen, ink = see(_pixels(material, picks))
+    return _patch_losses(model, seen, ink, *_patch_targets(material, picks))
+
+
+def losses(model, forward, batch):
+    """Return the three losses, and how many parts were answered wholly right under teacher forcing, of how many."""
+    ids, labels, positions, mask, pixels, words, ink_true, owner = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden, seen, ink = forward(ids, pixels, mask.to(torch.bfloat16), positions)
+    word_loss, ink_loss = _patch_losses(model, seen, ink, words, ink_true)
+    answered = labels[:, 1:] != -100
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.lm_head(hidden[:, :-1][answered]).float()
+    target = labels[:, 1:][answered]
+    lm = F.cross_entropy(logits, target)
+    wrong = logits.argmax(-1) != target
+    part = (torch.arange(len(owner))[:, None] * 10_000 + owner)[:, 1:][answered]
+    _, inverse = part.unique(return_inverse=True)
+    failed = torch.zeros(int(inverse.max()) + 1).index_add_(0, inverse, wrong.float()) > 0
+    return lm, word_loss, ink_loss, int((~failed).sum()), len(failed)
+
+
+def _pixels(material: Material, picks: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(material.pixels[picks]).float().div_(127.5).sub_(1.0)
+
+
+def _patch_targets(material: Material, picks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(material.words[picks].astype(np.int64)), torch.from_numpy(material.ink[picks])
+
+
+def _patch_losses(model, seen, ink, words, ink_true):
+    named = words[..., 0] >= 0
+    with torch.autocast("cpu", torch.bfloat16):
+        log_p = F.linear(seen[named], model.get_input_embeddings().weight).float().log_softmax(-1)
+    targets = words[named]
+    valid = targets >= 0
+    word_loss = -(log_p.gather(1, targets.clamp(min=0)) * valid).sum() / valid.sum().clamp(min=1)
+    return word_loss, F.binary_cross_entropy_with_logits(ink.float(), ink_true.float())
+
+
+@torch.no_grad()
+def _held_out(model, forward, material: Material, recipe: Recipe, prefix, text_prefix, pad) -> str:
+    model.eval()
+    rng = np.random.default_rng(0)
+    total = np.zeros(5)
+    rounds = max(1, min(len(material.asked) // recipe.batch, 12))
+    for k in range(rounds):
+        picks = np.arange(k * recipe.batch, (k + 1) * recipe.batch) % len(material.asked)
+        batch = make_batch(material, rng, recipe, prefix, text_prefix, pad, picks)
+        lm, words, ink, right, asked = losses(model, forward, batch)
+        total += (lm.item(), words.item(), ink.item(), right, asked)
+    model.train()
+    lm, words, ink = total[:3] / rounds
+    return f"lm {lm:.3f} words {words:.3f} ink {ink:.3f} right {total[3] / total[4]:.3f}"
+
+
+def _schedule(step: int, recipe: Recipe) -> float:
+    ramp = min(1.0, (step + 1) / 100)
+    done = step / recipe.steps
+    return ramp * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _named(model, eyes):
+    return [(n, p) for n, p in (*model.named_parameters(), *eyes.named_parameters("eyes")) if p.requires_grad]
+
+
+def _save_state(work: Path, model, eyes, optimizer, step: int) -> None:
+    state = {"step": torch.tensor(step)}
+    for name, p in _named(model, eyes):
+        state[f"p.{name}"] = p.detach()
+        for key, value in optimizer.state[p].items():
+            state[f"o.{key}.{name}"] = value
+    aside = work / "state.aside"
+    save_file({k: v.contiguous().clone() for k, v in state.items()}, aside)
+    os.replace(aside, work / "state.safetensors")
+
+
+def _resume(work: Path, model, eyes, optimizer) -> int:
+    path = work / "state.safetensors"
+    if not path.exists():
+        return 0
+    state = load_file(path)
+    with torch.no_grad():
+        for name, p in _named(model, eyes):
+            p.copy_(state[f"p.{name}"])
+            keys = [k for k in state if k.startswith("o.") and k.split(".", 2)[2] == name]
+            optimizer.state[p] = {k.split(".", 2)[1]: state[k] for k in keys}
+    return int(state["step"])
+
+
+def _release(folder: Path, model, tokenizer) -> None:
+    """Write what users load: float32 weights rounded to bfloat16, tokenizer, processor."""
+    rounded = build_model(tokenizer)
+    rounded.load_state_dict(model.state_dict())
+    rounded.to(torch.bfloat16).save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)

@@ -1,0 +1,83 @@
+"""Loading the base: any VLM that transformers' image-text-to-text class can load, with its own processor."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from lynx_moe.errors import CheckpointError, ConfigError
+from lynx_moe.training.settings import REQUIRED, ModelSettings
+
+PACKAGE = "pkg://"
+
+
+def resolve(path: str) -> str:
+    """The folder or Hub name that `model.path` means.
+
+    Raises:
+        ConfigError: nothing was given, or the named Python package holds no such folder.
+    """
+    if path == REQUIRED:
+        raise ConfigError("model.path is not set", why="a run needs a base", fix="give the folder of a VLM")
+    if not path.startswith(PACKAGE):
+        return path
+    package, _, inside = path.removeprefix(PACKAGE).partition("/")
+    try:
+        folder = Path(str(files(package))) / inside
+    except ModuleNotFoundError as problem:
+        raise ConfigError(f"no Python package {package!r}", why=f"model.path is {path}", fix="install it") from problem
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"the package {package} holds no model in {inside!r}",
+            why=f"{folder} has no config.json",
+            fix="reinstall the package, or give another base: model=path model.path=/folder/of/a/vlm",
+        )
+    return str(folder)
+
+
+def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The base, frozen and in eval mode, and its processor.
+
+    Raises:
+        ConfigError: the path names no model.
+        CheckpointError: there is one, but it does not load as a vision-language model.
+    """
+    path = resolve(settings.path)
+    dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    chosen = {"attn_implementation": settings.attention} if settings.attention else {}
+    try:
+        processor = AutoProcessor.from_pretrained(path)
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **chosen)
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(
+            f"could not load a base from {path}: {str(problem).splitlines()[0]}",
+            why="AutoProcessor and AutoModelForImageTextToText must both accept it",
+            fix="check model.path; without a network it must be a folder",
+        ) from problem
+    return model.requires_grad_(False).eval(), processor
+
+
+def only_adapter_trains(model: nn.Module, prefix: str) -> int:
+    """Number of trainable parameters; makes sure that every one of them is the adapter's.
+
+    Args:
+        prefix: what the adapter's modules are called (`model.base_model.prefix`).
+    """
+    trainable = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    outside = [name for name in trainable if not any(part.startswith(prefix) for part in name.split("."))]
+    assert not outside, f"parameters of the base would be trained: {outside[:5]}"
+    assert trainable, "the adapter has nothing to train"
+    return sum(trainable.values())
+
+
+def wants_bf16(precision: str) -> bool:
+    """Whether to compute in bfloat16: as told, or where the hardware is fast at it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

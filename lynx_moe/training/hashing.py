@@ -1,0 +1,62 @@
+"""A fingerprint of the base: the promise that training left every byte of it alone, made checkable."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+CHUNK = 64 * 2**20  # bytes brought to the CPU at a time
+
+
+@dataclass(frozen=True)
+class BaseHash:
+    """sha256 of every tensor by name, and one digest over all of them."""
+
+    tensors: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        lines = "".join(f"{name} {value}\n" for name, value in sorted(self.tensors.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def changed(self, other: BaseHash) -> list[str]:
+        """Names of tensors that differ, or that only one of the two has."""
+        names = self.tensors.keys() | other.tensors.keys()
+        return sorted(name for name in names if self.tensors.get(name) != other.tensors.get(name))
+
+
+def hash_base(model: nn.Module, adapter_prefix: str | None = None) -> BaseHash:
+    """Hashes every tensor of the base's state dict: name, type, shape and bytes.
+
+    Wrapped or not gives the same answer, so a hash from before the adapter was attached can be compared with one from
+    after training.
+
+    Args:
+        model: the VLM itself; with an adapter inside, `peft_model.get_base_model()`.
+        adapter_prefix: a part of a tensor's name that starts with this belongs to the adapter and is left out.
+    """
+    return BaseHash({name: _sha256(tensor) for name, tensor in _base_tensors(model, adapter_prefix)})
+
+
+def _base_tensors(model: nn.Module, adapter_prefix: str | None) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in model.state_dict().items():
+        parts = name.split(".")
+        if adapter_prefix and any(part.startswith(adapter_prefix) for part in parts):
+            continue
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        yield ".".join(part for part in parts if part != "base_layer"), tensor
+
+
+def _sha256(tensor: torch.Tensor) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    flat = tensor.detach().reshape(-1)
+    step = max(1, CHUNK // max(1, flat.element_size()))
+    for start in range(0, flat.numel(), step):
+        # numpy has no bfloat16, bytes it has.
+        digest.update(flat[start : start + step].cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()

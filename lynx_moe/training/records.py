@@ -1,0 +1,63 @@
+"""The records of a run: made by synth when they are missing, and read as training samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lynx_moe
+from lynx_moe.errors import ConfigError, RecordError
+from lynx_moe.training.settings import REQUIRED, DataSettings
+
+
+def splits_in(folder: Path) -> dict[str, dict]:
+    """The finished splits of a folder of records, each with the settings it was made with; empty when there is none."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return dict(manifest["settings"]) if manifest.get("finished") else {}
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
+
+
+def make_missing(settings: DataSettings) -> list[str]:
+    """Runs `python -m synth` for every split that `settings.make` describes and the folder lacks.
+
+    In a process of its own: making data and training on it share nothing but the file format.
+
+    Returns:
+        The splits that were made.
+
+    Raises:
+        ConfigError: no folder was given, or a split is there already, made with another size or source, say.
+        RecordError: synth failed, or left no finished split behind.
+    """
+    if settings.folder == REQUIRED:
+        raise ConfigError("data.folder is not set", why="a run needs records", fix="give the folder that synth wrote")
+    folder = Path(settings.folder)
+    there = splits_in(folder)
+    missing = [split for split in settings.make if split not in there]
+    for split in settings.make.keys() & there.keys():
+        asked = dict(argument.split("=", 1) for argument in settings.make[split] if "=" in argument)
+        other = [f"{k}={there[split][k]}" for k, v in asked.items() if k in there[split] and str(there[split][k]) != v]
+        if other:
+            raise ConfigError(
+                f"{folder} holds split {split!r} made with {', '.join(other)}",
+                why=f"data.make.{split} asks for {', '.join(settings.make[split])}",
+                fix=f"take it as it is with data=folder data.folder={folder}, or give another data.folder=...",
+            )
+    # A checkout that was never installed works too: synth lies beside lynx_moe.
+    beside = str(Path(lynx_moe.__file__).resolve().parents[1])
+    path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), beside) if p)
+    for split in missing:
+        command = [sys.executable, "-m", "synth", *settings.make[split], f"split={split}", f"out={folder}"]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
+        if done.returncode or split not in splits_in(folder):
+            raise RecordError(
+                f"could not make split {split!r} in {folder}: synth ended with status {done.returncode}",
+                why="its own message stands above",
+                fix=f"run it alone: python {' '.join(command[1:])}",
+            )
+    return missing

@@ -1,0 +1,182 @@
+"""Every setting of a training run, with its default and its meaning: the only place where either is written.
+
+The dataclasses are the schema that Hydra composes against, so a misspelt key or a wrong type stops before anything is
+loaded. They know nothing of PEFT, torch or Hydra; `slots=True` is what makes OmegaConf refuse unknown keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from lynx_moe.errors import ConfigError, nearest
+
+REQUIRED = "???"  # what OmegaConf takes for "must be given"
+
+
+def setting(
+    default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None
+):
+    """A dataclass field that carries its help sentence and the values it allows."""
+    meta = {"help": help, "choices": choices, "low": low, "high": high}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+class Checked:
+    """Refuses, when made, a value outside what its field allows."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            group = type(self).__name__.removesuffix("Settings").lower()
+            check(f"{group}.{each.name}" if group else each.name, each, getattr(self, each.name))
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelSettings(Checked):
+    path: str = setting(
+        REQUIRED, "base VLM: a folder, a Hub name, or pkg://package/folder for weights shipped inside a Python package"
+    )
+    dialect: str = setting("percent", "how boxes are written in text: a name from lynx_moe.families.dialects")
+    dtype: str = setting(
+        "float32",
+        "number type the frozen base is held in; adapter parameters stay float32",
+        choices=("float32", "bfloat16", "float16", "auto"),
+    )
+    attention: str | None = setting(
+        None, "attention implementation of transformers (eager is fastest for tiny bases on a CPU); null: its choice"
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class AdapterSettings(Checked):
+    num_experts: int = setting(4, "new experts per block", low=1)
+    top_k: int = setting(2, "new experts that speak per token", low=1)
+    expert_width: int | None = setting(None, "inner width of a new expert; null: a divisor of the base's FFN width")
+    mix: str = setting("additive", "how new experts join the frozen ones", choices=("additive", "convex", "token"))
+    layers: Any = setting("every_other", "decoder layers with a block: every_other, all, upper_half, or a list")
+    expert_init: str = setting("zero", "how new experts start", choices=("zero", "slice", "copy"))
+    prompt_gate: str = setting("auto", "who decides per prompt if new experts speak", choices=("auto", "on", "off"))
+    sparsity_penalty: str = setting("l1", "what is charged for an open gate: a name from the gate penalties")
+    gate_sparsity: float = setting(1e-2, "gating strength: weight of the sparsity penalty", low=0.0)
+    alpha_init: float = setting(
+        0.9, "where alpha, the share of the frozen experts, starts; convex mix only", low=0.0, high=1.0
+    )
+    balance: float = setting(1e-2, "weight of the new router's load balance term, per block", low=0.0)
+    router_z: float = setting(0.0, "weight of the new router's z-loss, per block", low=0.0)
+    target_modules: list[str] | None = setting(None, "FFN modules to wrap by name; null: found by structure")
+    exclude_modules: list[str] | None = setting(None, "modules never to wrap")
+
+
+@dataclass(kw_only=True, slots=True)
+class DataSettings(Checked):
+    folder: str = setting(REQUIRED, "folder of records, as synth writes it")
+    make: dict[str, list[str]] = setting(
+        {}, "per split, arguments of `python -m synth` that make it when missing; empty: missing data is an error"
+    )
+    split: str = setting("train", "split to train on")
+    held_out: str = setting("validation", "split that the prompt gate's held-out error is measured on, when it exists")
+    kinds: list[str] = setting(["grounding", "understanding"], "kinds of records to train on")
+    tasks: list[str] | None = setting(None, "synthesis tasks to train on; null: all of them")
+    limit: int | None = setting(None, "use at most this many records; null: all of them", low=1)
+    pack: bool = setting(
+        False, "all records of one picture in one row, the picture computed once; batch_size then counts pictures"
+    )
+    workers: int = setting(0, "processes that load pictures and tokenise; 0: the training process itself", low=0)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerSettings(Checked):
+    epochs: float = setting(1.0, "passes over the records, unless max_steps says otherwise", low=0.0)
+    max_steps: int | None = setting(None, "optimiser steps; null: as many as the epochs need", low=1)
+    max_seconds: float | None = setting(
+        None, "stop cleanly after this many seconds of training; the learning rate has come down by then", low=0.0
+    )
+    batch_size: int = setting(32, "records per device and micro-batch", low=1)
+    accumulate: int = setting(1, "micro-batches per optimiser step; the gradient is that of the joint batch", low=1)
+    learning_rate: float = setting(1e-3, "peak learning rate of AdamW", low=0.0)
+    warmup: float = setting(0.03, "share of the run over which the learning rate rises", low=0.0, high=1.0)
+    weight_decay: float = setting(0.0, "AdamW weight decay of the new experts and routers", low=0.0)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0: never", low=0.0)
+    precision: str = setting(
+        "auto",
+        "autocast: bf16 computes in bfloat16, auto does so where the hardware is fast at it",
+        choices=("auto", "bf16", "fp32"),
+    )
+    checkpointing: str = setting(
+        "off", "recompute activations to save memory", choices=("off", "non_reentrant", "reentrant")
+    )
+    log_every: int = setting(10, "steps between two rows of log.jsonl", low=1)
+    save_every: int = setting(500, "steps between two checkpoints; 0: none", low=0)
+    keep: int = setting(2, "checkpoints to keep, newest first", low=1)
+    resume: bool = setting(False, "go on from the newest whole checkpoint in output_dir; without one, start")
+    progress: bool = setting(True, "show a progress bar")
+
+
+@dataclass(kw_only=True, slots=True)
+class ObjectiveSettings(Checked):
+    retention_kl: float = setting(
+        0.0, "weight of KL(base || adapted) on understanding answers; above 0 it costs one more forward", low=0.0
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class Settings(Checked):
+    model: ModelSettings = field(default_factory=ModelSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    output_dir: str = setting("outputs/train", "folder of the run: adapter/, run.json, log.jsonl, checkpoints/")
+    seed: int = setting(0, "seeds the new experts, the order of records and dropout")
+    overwrite: bool = setting(False, "throw away what an earlier run left in output_dir")
+
+
+GROUPS = {
+    "model": ModelSettings,
+    "adapter": AdapterSettings,
+    "data": DataSettings,
+    "trainer": TrainerSettings,
+    "objective": ObjectiveSettings,
+}
+
+
+def check(name: str, each: Field, value: Any) -> None:
+    """Raises ConfigError when `value` is not one that the field allows."""
+    meta = each.metadata
+    if value is None or value == REQUIRED:
+        return
+    if meta.get("choices") and value not in meta["choices"]:
+        why, fix = f"it must be one of {', '.join(meta['choices'])}", nearest(value, meta["choices"])[0]
+        if str(value) in ("True", "False") and "on" in meta["choices"]:
+            raise ConfigError(
+                f"{name} is {value!r}", why="YAML reads a bare on or off as true or false", fix="write it in quotes"
+            )
+        raise ConfigError(f"{name} is {value!r}", why=why, fix=f"did you mean {fix!r}?")
+    low, high = meta.get("low"), meta.get("high")
+    if (low is not None and value < low) or (high is not None and value > high):
+        allowed = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+        raise ConfigError(f"{name} is {value!r}", why=f"it must be {allowed}", fix=f"give a value {allowed}")
+
+
+def describe(kind: type = Settings, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
+    """(dotted key, type, default, help) of every setting, in order: the source of `--help` and of the docs table.
+
+    >>> next(row for row in describe() if row[0] == "adapter.top_k")
+    ('adapter.top_k', 'int', 2, 'new experts that speak per token')
+    """
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        if is_dataclass(hints[each.name]):
+            yield from describe(hints[each.name], f"{prefix}{each.name}.")
+            continue
+        default = each.default_factory() if callable(each.default_factory) else each.default
+        hint = hints[each.name].__name__ if isinstance(hints[each.name], type) else str(hints[each.name])
+        text = each.metadata["help"]
+        if each.metadata["choices"]:
+            text += f" ({', '.join(each.metadata['choices'])})"
+        yield f"{prefix}{each.name}", hint, default, text

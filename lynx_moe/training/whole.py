@@ -1,0 +1,97 @@
+"""Files and folders that are either wholly there or not at all: written aside, flushed, then renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from lynx_moe.errors import CheckpointError
+
+ASIDE = ".writing-"
+
+
+def aside(final: Path) -> Path:
+    """Where `final` is written before it takes its name: beside it, so that the rename stays on one file system."""
+    return final.with_name(ASIDE + final.name)
+
+
+@contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """Yields a fresh folder that becomes `final` when the block ends well, and is removed when it does not.
+
+    What `final` held before stays whole until the new content is complete and on disk.
+
+    Raises:
+        CheckpointError: writing failed (a full disk, say).
+    """
+    temporary = aside(final)
+    shutil.rmtree(temporary, ignore_errors=True)
+    with saving(final):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            put_in_place(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(temporary: Path, final: Path) -> None:
+    """Renames a complete folder to its final name, after its bytes have reached the disk."""
+    for path in [p for p in temporary.rglob("*") if p.is_file()]:
+        # Some file systems report a full disk only here.
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    old = final.with_name(f"{ASIDE}old-{final.name}")
+    if final.exists():
+        os.replace(final, old)
+    try:
+        os.replace(temporary, final)
+    except OSError:
+        if old.exists():
+            os.replace(old, final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON whole or not at all.
+
+    Raises:
+        CheckpointError: writing failed.
+    """
+    with saving(path):
+        temporary = aside(path)
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(content if isinstance(content, str) else json.dumps(content, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def saving(what: Path) -> Iterator[None]:
+    """Turns the ways in which torch, safetensors and the system report a failed write into one CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as problem:
+        full = getattr(problem, "errno", None) == errno.ENOSPC or "space left" in str(problem)
+        raise CheckpointError(
+            f"could not save {what}: {problem}",
+            why="the disk is full" if full else "writing failed; nothing half-written was left under this name",
+            fix="make room; earlier checkpoints are whole, trainer.resume=true goes on from the newest"
+            if full
+            else "check the folder; earlier checkpoints are whole, trainer.resume=true goes on from the newest",
+        ) from problem

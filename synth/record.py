@@ -1,0 +1,124 @@
+"""The record format: what one row of a dataset folder holds, and the rules every row keeps."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from synth.errors import RecordError
+
+FORMAT = 1
+PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
+_EDGE = 1e-3  # pixels a box may reach past the picture's edge through rounding
+
+_BOXES = pa.list_(pa.list_(pa.float64()))
+_STEP = pa.struct([("text", pa.string()), ("boxes", _BOXES), ("objects", pa.list_(pa.string()))])
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the layout of datasets.Image
+
+RECORDS = pa.schema(
+    [("id", pa.string()), ("image_id", pa.string()), ("question", pa.string()), ("steps", pa.list_(_STEP)),
+     ("answer", pa.string()), ("boxes", _BOXES), ("phrase", pa.string()), ("task", pa.string()), ("kind", pa.string()),
+     ("source", pa.string()), ("split", pa.string()), ("licence", pa.string()), ("seed", pa.string())]
+)  # fmt: skip
+
+_STRING, _INT = {"dtype": "string", "_type": "Value"}, {"dtype": "int32", "_type": "Value"}
+_OBJECT_FEATURES = {
+    "name": _STRING, "kind": _STRING, "box": {"feature": {"dtype": "float64", "_type": "Value"}, "_type": "List"},
+    "attributes": _STRING, "mask": {"feature": _INT, "_type": "List"},
+}  # fmt: skip
+_IMAGE_FEATURES = {
+    "image_id": _STRING, "image": {"_type": "Image"}, "width": _INT, "height": _INT,
+    "objects": {"feature": _OBJECT_FEATURES, "_type": "List"},
+}  # fmt: skip
+_OBJECT = pa.struct(
+    [("name", pa.string()), ("kind", pa.string()), ("box", pa.list_(pa.float64())), ("attributes", pa.string()),
+     ("mask", pa.list_(pa.int32()))]
+)  # fmt: skip
+IMAGES = pa.schema(
+    [("image_id", pa.string()), ("image", _IMAGE), ("width", pa.int32()), ("height", pa.int32()),
+     ("objects", pa.list_(_OBJECT))],
+    metadata={"huggingface": json.dumps({"info": {"features": _IMAGE_FEATURES}})},  # datasets then decodes the pictures
+)
+
+
+def make_picture(scene: Any, image_id: str) -> dict:
+    """Return the row of the images table: the encoded picture and what the scene knows of its objects.
+
+    ``attributes`` is a JSON object; ``mask`` the visible pixels as run lengths in row order, background first (empty
+    when the source has no mask).
+    """
+    data, extension = scene.image_bytes()
+    objects = [
+        {"name": o.name, "kind": o.kind, "box": [float(v) for v in o.box], "attributes": json.dumps(o.attributes),
+         "mask": [] if o.mask is None else run_lengths(o.mask)}
+        for o in scene.objects
+    ]  # fmt: skip
+    image = {"bytes": data, "path": f"{image_id.replace('/', '_')}.{extension}"}
+    return {"image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects}
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """Lengths of the runs of equal pixels of a boolean (height, width) mask in row order, background first.
+
+    >>> run_lengths(np.array([[False, True], [True, False]]))
+    [1, 2, 1]
+    """
+    flat = mask.ravel()
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    bounds = [0, *edges.tolist(), flat.size]
+    runs = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [0, *runs] if flat[0] else runs
+
+
+def make_record(draft: Any, *, task: str, kind: str, image_id: str, scene: Any, split: str, seed: str, k: int) -> dict:
+    """Return the row for the ``k``-th draft that ``task`` made of ``scene``; ``seed`` is the stream key of the task."""
+    return {
+        "id": f"{split}/{scene.source}/{scene.index}/{task}/{k}", "image_id": image_id, "question": draft.question,
+        "steps": [{"text": s.text, "boxes": _floats(s.boxes), "objects": list(s.objects)} for s in draft.steps],
+        "answer": draft.answer, "boxes": _floats(draft.boxes), "phrase": draft.phrase, "task": task, "kind": kind,
+        "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
+    }  # fmt: skip
+
+
+def check_record(record: dict, width: int, height: int) -> None:
+    """Raise ``RecordError`` unless the row keeps the format's rules for a picture of ``width`` x ``height`` pixels.
+
+    Rules: a question and an answer; boxes are xyxy, not empty and inside the picture; placeholders point at boxes that
+    exist; the question carries none; understanding rows and rows without a picture carry no boxes.
+    """
+    for fault in _faults(record, width, height):
+        raise RecordError(
+            f"record {record['id']!r}: {fault}", why=f"task {record['task']!r} broke the record format",
+            fix="correct the task's ask(); boxes get into text only as {box:0}, {box:1}, .. and are original pixels",
+        )  # fmt: skip
+
+
+def _faults(record: dict, width: int, height: int):
+    if record["kind"] not in ("grounding", "understanding"):
+        yield f"kind is {record['kind']!r}, neither 'grounding' nor 'understanding'"
+    if not record["question"].strip() or not record["answer"].strip():
+        yield "question or answer is empty"
+    if PLACEHOLDER.search(record["question"]):
+        yield "the question holds a box placeholder"
+    parts = [("answer", record["answer"], record["boxes"])]
+    parts += [(f"step {n}", step["text"], step["boxes"]) for n, step in enumerate(record["steps"], 1)]
+    for where, text, boxes in parts:
+        for index in map(int, PLACEHOLDER.findall(text)):
+            if index >= len(boxes):
+                yield f"{where} points at box {index} of {len(boxes)}"
+        for box in boxes:
+            if len(box) != 4 or not all(map(math.isfinite, box)):
+                yield f"{where} has a box that is not four finite numbers: {box}"
+            elif not (-_EDGE <= box[0] < box[2] <= width + _EDGE and -_EDGE <= box[1] < box[3] <= height + _EDGE):
+                yield f"{where} has a box that is empty or outside the {width} x {height} picture: {box}"
+        if boxes and (record["kind"] == "understanding" or not record["image_id"]):
+            yield f"{where} has boxes, yet the row is about understanding or has no picture"
+
+
+def _floats(boxes: Any) -> list[list[float]]:
+    return [[float(v) for v in box] for box in boxes]

@@ -1,0 +1,80 @@
+"""One picture and what is truly in it: the in-memory form every source makes and every task reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(kw_only=True, slots=True)
+class Obj:
+    """One thing in a picture.
+
+    ``box`` is the visible extent, xyxy, in original pixels; ``mask`` the visible pixels as a boolean (height, width)
+    array when the source knows them; ``attributes`` maps words like "colour" and "size" to words like "red".
+    """
+
+    id: int
+    name: str
+    box: Box
+    kind: str = "thing"
+    attributes: dict[str, str] = field(default_factory=dict)
+    visible: float = 1.0
+    mask: np.ndarray | None = None
+
+    @property
+    def phrase(self) -> str:
+        """How a person names this object without looking at the others: colour, then name."""
+        colour = self.attributes.get("colour")
+        return f"{colour} {self.name}" if colour else self.name
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        x1, y1, x2, y2 = self.box
+        return (x1 + x2) / 2, (y1 + y2) / 2
+
+    @property
+    def width(self) -> float:
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> float:
+        return self.box[3] - self.box[1]
+
+    @property
+    def area(self) -> float:
+        return self.width * self.height
+
+
+@dataclass(kw_only=True, slots=True)
+class Scene:
+    """A picture with its objects; ``image_bytes`` yields the encoded file and its extension only when asked."""
+
+    index: int
+    width: int
+    height: int
+    objects: list[Obj]
+    image_bytes: Callable[[], tuple[bytes, str]]
+    source: str
+    licence: str
+    background: str = ""
+    vocabulary: tuple[str, ...] = ()
+    captions: list[str] = field(default_factory=list)
+
+    def named(self, phrase: str) -> list[Obj]:
+        """All objects that ``phrase`` (a name, or colour and name) could mean."""
+        return [o for o in self.objects if phrase in (o.name, o.phrase)]
+
+    def unique_phrases(self) -> list[tuple[str, Obj]]:
+        """Shortest phrases that mean exactly one object each."""
+        found = []
+        for obj in self.objects:
+            for phrase in dict.fromkeys((obj.name, obj.phrase)):
+                if len(self.named(phrase)) == 1:
+                    found.append((phrase, obj))
+                    break
+        return found

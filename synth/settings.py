@@ -1,0 +1,73 @@
+"""What a run of synth is told: the one place where defaults are written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from synth.errors import SettingsError, nearest
+from synth.sources.coco import CocoOptions
+
+
+@dataclass(kw_only=True, slots=True)
+class Settings:
+    """All settings of ``python -m synth`` and ``synth.make``."""
+
+    out: str = field(default="outputs/data", metadata={"help": "dataset folder to write; several splits may share one"})
+    task: Any = field(default="all", metadata={"help": "a task, a list of tasks, or all; each picture gets every task"})
+    source: str = field(default="rendered", metadata={"help": "where pictures come from"})
+    size: int | None = field(
+        default=None, metadata={"help": "number of pictures; null: all of a source, 1000 of an endless one"}
+    )
+    split: str = field(default="train", metadata={"help": "name of the split; another split draws other pictures"})
+    seed: Any = field(default=0, metadata={"help": "number or word; the same seed gives the same bytes"})
+    questions_per_image: int | None = field(
+        default=None, metadata={"help": "questions kept per picture, drawn from those of all tasks; null: keep all"}
+    )
+    shard_size: int = field(default=1000, metadata={"help": "pictures per file; an interrupted run resumes by file"})
+    workers: int = field(default=1, metadata={"help": "processes; the number does not change the result"})
+    overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
+    coco: CocoOptions = field(default_factory=CocoOptions, metadata={"help": "options of source=coco"})
+
+    def task_names(self) -> list[str]:
+        """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one."""
+        from synth.tasks import TASKS
+
+        chosen = [self.task] if isinstance(self.task, str) else self.task
+        if not isinstance(chosen, (list, tuple)) or not chosen:
+            raise SettingsError(
+                f"task={self.task!r} names no task", why="it must be a name, a list of names, or all",
+                fix=f"choose from {', '.join(sorted(TASKS))}",
+            )  # fmt: skip
+        names = sorted(TASKS) if list(chosen) == ["all"] else sorted(set(map(str, chosen)))
+        for name in names:
+            if name not in TASKS:
+                raise SettingsError(
+                    f"unknown task {name!r}", why=f"known tasks are {', '.join(sorted(TASKS))}",
+                    fix=f"task={nearest(name, TASKS)}",
+                )  # fmt: skip
+        return names
+
+    def check(self) -> None:
+        """Raise ``SettingsError`` for a value that no run can use."""
+        for name in ("size", "questions_per_image", "shard_size", "workers"):
+            value = getattr(self, name)
+            optional = name in ("size", "questions_per_image")
+            if (value is None and optional) or (type(value) is int and value >= 1):
+                continue
+            raise SettingsError(
+                f"{name}={value!r} is not a whole number of at least 1{' or null' if optional else ''}",
+                why=f"{name} counts things", fix=f"for example {name}=2",
+            )  # fmt: skip
+        if not re.fullmatch(r"[A-Za-z0-9_]+", self.split):
+            raise SettingsError(
+                f"split={self.split!r} is not a plain word", why="it becomes part of file names",
+                fix="use letters, digits and underscores, for example split=train",
+            )  # fmt: skip
+        if type(self.seed) not in (int, str):
+            raise SettingsError(
+                f"seed={self.seed!r} is neither a whole number nor a word", why="it names the random streams",
+                fix="for example seed=0",
+            )  # fmt: skip
+        self.task_names()

@@ -1,0 +1,136 @@
+"""Make one shard: the records and pictures of a run of consecutive scenes, in two Parquet files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synth.errors import disk_trouble
+from synth.record import IMAGES, RECORDS, check_record, make_picture, make_record
+from synth.settings import Settings
+from synth.sources import Fault, PictureFault, Source
+from synth.tasks import TASKS
+
+_PICTURES_PER_GROUP = 100  # a Parquet row group: what a reader must load to see one picture, and what we hold in memory
+_FAULTS_NAMED = 20  # rows named per reason and shard; all are counted
+
+
+def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[list[dict], Counter]:
+    """Return the rows of every task in ``names`` for one scene, and how often each task refused it (0 or 1).
+
+    With ``questions_per_image`` a random subset of the rows is kept, in their order. Every random choice comes from a
+    stream named after seed, split, source, task and index, so no row depends on another picture or on other tasks.
+    """
+    rows, refused = [], Counter()
+    image_id = f"{settings.split}/{scene.source}/{scene.index}"
+    stream = f"{settings.seed}/{settings.split}/{scene.source}"
+    for name in names:
+        task, seed = TASKS[name], f"{stream}/{name}/{scene.index}"
+        drafts = task.ask(scene, random.Random(seed), settings.split)
+        refused[name] += not drafts
+        for k, draft in enumerate(drafts):
+            rows.append(
+                make_record(draft, task=name, kind=task.kind, image_id=image_id if task.needs_image else "",
+                            scene=scene, split=settings.split, seed=seed, k=k)
+            )  # fmt: skip
+            check_record(rows[-1], scene.width, scene.height)
+    wanted = settings.questions_per_image
+    if wanted is not None and len(rows) > wanted:
+        picked = random.Random(f"{stream}/{scene.index}/questions_per_image").sample(range(len(rows)), wanted)
+        rows = [rows[k] for k in sorted(picked)]
+    return rows, refused
+
+
+def make_shard(
+    source: Source, settings: Settings, indices: range, records: Path, images: Path, tick: Callable[[], None]
+) -> dict:
+    """Write the scenes ``indices`` into the two files and return the shard's report: counts, faults, sha256 of both.
+
+    A picture that no record speaks of is not stored. Both files appear whole or not at all. ``tick`` is called once
+    per scene.
+    """
+    names = settings.task_names()
+    counts, refused, quarantined, licences = Counter(), Counter(), Counter(), Counter()
+    faults: list[list[str]] = []
+    pictures = 0
+    object_faults = getattr(source, "object_faults", lambda index: ())  # only sources of foreign data have them
+
+    def quarantine(fault: Fault) -> None:
+        quarantined[fault.reason] += 1
+        if quarantined[fault.reason] <= _FAULTS_NAMED:
+            faults.append([fault.reason, fault.row])
+
+    with _writer(records, RECORDS, "zstd") as write_records, _writer(images, IMAGES, "none") as write_image:
+        for index in indices:
+            tick()
+            try:
+                scene = source.scene(index, settings.split, settings.seed)
+            except PictureFault as problem:
+                quarantine(problem.fault)
+                continue
+            for fault in object_faults(index):
+                quarantine(fault)
+            rows, refusals = scene_records(scene, settings, names)
+            refused.update(refusals)
+            for row in rows:
+                write_records(row)
+                counts[row["task"]] += 1
+            licences[scene.licence] += len(rows)
+            image_id = next((row["image_id"] for row in rows if row["image_id"]), None)
+            if image_id is not None:
+                pictures += 1
+                write_image(make_picture(scene, image_id))
+    return {
+        "pictures": pictures, "counts": dict(counts), "refused": {k: v for k, v in refused.items() if v},
+        "quarantined": dict(quarantined), "faults": faults, "licences": {k: v for k, v in licences.items() if v},
+        "sha256": {"records": sha256_of(records), "images": sha256_of(images)},
+    }  # fmt: skip
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _writer(path: Path, schema: pa.Schema, compression: str) -> Iterator[Callable[[dict], None]]:
+    """Yield a function that appends a row; the file is written aside and takes its place only when all went well."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    rows: list[dict] = []
+    limit = _PICTURES_PER_GROUP if schema is IMAGES else 10 * _PICTURES_PER_GROUP
+    parquet = None
+
+    def flush() -> None:
+        with disk_trouble(path):
+            parquet.write_table(pa.Table.from_pylist(rows, schema=schema))
+        rows.clear()
+
+    def append(row: dict) -> None:
+        rows.append(row)
+        if len(rows) >= limit:
+            flush()
+
+    try:
+        with disk_trouble(path):
+            parquet = pq.ParquetWriter(aside, schema, compression=compression)
+        yield append
+        if rows:
+            flush()
+        with disk_trouble(path):
+            parquet.close()
+            os.replace(aside, path)
+    finally:
+        if parquet is not None and parquet.is_open:
+            with suppress(OSError):  # the disk that failed us may fail again; the first error is the one to show
+                parquet.close()
+        aside.unlink(missing_ok=True)

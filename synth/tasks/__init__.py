@@ -1,0 +1,21 @@
+"""All tasks, by name: importing a file registers what it holds. A new task is one new file and one line here."""
+
+from synth.tasks import (  # noqa: F401  (imported for what they register)
+    absent,
+    attribute,
+    compare,
+    count,
+    count_by_pointing,
+    describe,
+    exists,
+    find_all,
+    find_one,
+    identify,
+    numbers,
+    relation,
+    where,
+    words,
+)
+from synth.tasks.base import TASKS, UNSEEN, Draft, Step, Task, task
+
+__all__ = ["TASKS", "UNSEEN", "Draft", "Step", "Task", "task"]

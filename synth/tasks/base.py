@@ -1,0 +1,120 @@
+"""What a task is: a named way to ask about a scene, kept in one table."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from synth.scene import Box, Obj, Scene
+
+UNSEEN = "unseen"  # the split that only uses phrasings which no other split has
+
+
+@dataclass(kw_only=True, slots=True)
+class Step:
+    """One sentence of a stepwise answer; ``{box:k}`` in the text is the k-th of ``boxes``."""
+
+    text: str
+    boxes: list[Box] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True, slots=True)
+class Draft:
+    """A question about one scene with its verified answer; ``boxes`` are those the answer speaks of."""
+
+    question: str
+    answer: str
+    steps: list[Step] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    phrase: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A registered way of asking: ``ask(scene, rng, split)`` returns every draft the scene can carry, perhaps none."""
+
+    name: str
+    kind: str
+    ask: Callable[[Scene | None, random.Random, str], list[Draft]]
+    needs_image: bool = True
+
+
+TASKS: dict[str, Task] = {}
+
+
+def task(name: str, *, kind: str, needs_image: bool = True):
+    """Register the decorated function as task ``name``; a name is taken once only."""
+    if kind not in ("grounding", "understanding"):
+        raise ValueError(f"task {name!r}: kind must be 'grounding' or 'understanding', not {kind!r}")
+
+    def register(ask: Callable[[Scene | None, random.Random, str], list[Draft]]):
+        if name in TASKS:
+            raise ValueError(f"task {name!r} is registered twice")
+        TASKS[name] = Task(name=name, kind=kind, ask=ask, needs_image=needs_image)
+        return ask
+
+    return register
+
+
+def phrasing(rng: random.Random, split: str, seen: Sequence[str], unseen: Sequence[str]) -> str:
+    """Pick a wording; the split "unseen" alone gets those that training never shows."""
+    return rng.choice(unseen if split == UNSEEN else seen)
+
+
+def a(phrase: str) -> str:
+    """The phrase with its indefinite article."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def plural(name: str) -> str:
+    """Regular English plurals of the last word."""
+    if name.endswith(("s", "x", "ch", "sh")):
+        return name + "es"
+    if name.endswith("y") and name[-2] not in "aeiou":
+        return name[:-1] + "ies"
+    return name + "s"
+
+
+def listing(parts: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+SIDES = ("left of", "right of", "above", "below")
+
+
+def lies(one: Obj, side: str, other: Obj) -> bool:
+    """Whether a person would plainly say that ``one`` lies ``side`` of ``other`` (our choice of margins).
+
+    The middle of each lies outside the other's box along the axis, and the axis is not the lesser one by far.
+    """
+    if side in ("right of", "below"):
+        return lies(other, "left of" if side == "right of" else "above", one)
+    k = 0 if side == "left of" else 1
+    apart = other.centre[k] - one.centre[k]
+    across = abs(other.centre[1 - k] - one.centre[1 - k])
+    return one.centre[k] < other.box[k] and other.centre[k] > one.box[k + 2] and apart > 0.6 * across
+
+
+def only_one_on(scene: Scene, side: str, anchor: Obj) -> Obj | None:
+    """The single object on that side of ``anchor``, if no other could be meant even loosely."""
+    k, sign = (0 if "f" in side or "g" in side else 1), (-1 if side in ("left of", "above") else 1)
+    loose = [o for o in scene.objects if o is not anchor and sign * (o.centre[k] - anchor.centre[k]) > 0]
+    plain = [o for o in loose if lies(o, side, anchor)]
+    return plain[0] if len(loose) == 1 and len(plain) == 1 else None
+
+
+def missing(scene: Scene, rng: random.Random) -> str:
+    """A phrase for something that is not there; a near miss (right shape, other colour) where one can be made."""
+    shapes = [o for o in scene.objects if "colour" in o.attributes]
+    if shapes and rng.random() < 0.6:
+        there = {o.phrase for o in shapes}
+        colours = sorted({"red", "orange", "yellow", "green", "blue", "purple", "white", "black"})
+        near = [f"{c} {o.name}" for o in shapes for c in colours if f"{c} {o.name}" not in there]
+        if near:
+            return rng.choice(near)
+    there = {o.name for o in scene.objects}
+    absent = [n for n in scene.vocabulary if n not in there]
+    return rng.choice(absent) if absent else ""

@@ -1,0 +1,16 @@
+"""How many, in one number, without pointing."""
+
+from synth.tasks.base import Draft, phrasing, plural, task
+
+_SEEN = ("How many {p} are there?", "How many {p} do you see?")
+_UNSEEN = ("What is the number of {p}?",)
+
+
+@task("count", kind="understanding")
+def count(scene, rng, split):
+    names = dict.fromkeys(o.name for o in scene.objects)
+    asked = [(plural(n), len(scene.named(n))) for n in names] + [("things", len(scene.objects))]
+    absent = [n for n in scene.vocabulary if n not in names]
+    if absent and rng.random() < 0.5:
+        asked.append((plural(rng.choice(absent)), 0))
+    return [Draft(question=phrasing(rng, split, _SEEN, _UNSEEN).format(p=p), answer=str(n)) for p, n in asked]

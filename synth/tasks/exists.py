@@ -1,0 +1,15 @@
+"""Whether a thing is there; as often no as yes, and no is often a near miss."""
+
+from synth.tasks.base import Draft, a, missing, phrasing, task
+
+_SEEN = ("Is there {p}?", "Do you see {p}?", "Is there {p} in the picture?")
+_UNSEEN = ("Do you see {p} in the picture?",)
+
+
+@task("exists", kind="understanding")
+def exists(scene, rng, split):
+    if not scene.objects:
+        return []
+    there, absent = rng.choice(scene.objects), missing(scene, rng)
+    asked = [(there.phrase if rng.random() < 0.7 else there.name, "yes")] + ([(absent, "no")] if absent else [])
+    return [Draft(question=phrasing(rng, split, _SEEN, _UNSEEN).format(p=a(p)), answer=yes) for p, yes in asked]

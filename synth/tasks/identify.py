@@ -1,0 +1,69 @@
+"""Name what is seen, without boxes: colour, shape, size, form, what lies beside, what lies behind."""
+
+from synth.tasks.base import SIDES, Draft, only_one_on, phrasing, task
+
+
+@task("colour", kind="understanding")
+def colour(scene, rng, split):
+    seen, unseen = ("What colour is the {n}?", "Which colour has the {n}?"), ("Name the colour of the {n}.",)
+    return [
+        Draft(question=phrasing(rng, split, seen, unseen).format(n=o.name), answer=o.attributes["colour"])
+        for o in scene.objects
+        if "colour" in o.attributes and len(scene.named(o.name)) == 1
+    ]
+
+
+@task("shape", kind="understanding")
+def shape(scene, rng, split):
+    coloured = [o for o in scene.objects if "colour" in o.attributes]
+    seen, unseen = ("What shape is {c}?", "Which shape is {c}?"), ("Name the {c} shape.",)
+    return [
+        Draft(question=phrasing(rng, split, seen, unseen).format(c=o.attributes["colour"]), answer=o.name)
+        for o in coloured
+        if sum(p.attributes["colour"] == o.attributes["colour"] for p in coloured) == 1
+    ]
+
+
+@task("size", kind="understanding")
+def size(scene, rng, split):
+    seen, unseen = ("Is the {p} small or large?", "How big is the {p}?"), ("Is the {p} large or small?",)
+    return [
+        Draft(question=phrasing(rng, split, seen, unseen).format(p=phrase), answer=obj.attributes["size"])
+        for phrase, obj in scene.unique_phrases()
+        if "size" in obj.attributes
+    ]
+
+
+@task("form", kind="understanding")
+def form(scene, rng, split):
+    """Wide or tall, asked only where the longer side is longer by a quarter."""
+    seen, unseen = ("Is the {p} wide or tall?", "What form has the {p}, wide or tall?"), ("Is the {p} tall or wide?",)
+    return [
+        Draft(
+            question=phrasing(rng, split, seen, unseen).format(p=phrase),
+            answer="wide" if obj.width > obj.height else "tall",
+        )
+        for phrase, obj in scene.unique_phrases()
+        if max(obj.width, obj.height) > 1.25 * min(obj.width, obj.height)
+    ]
+
+
+@task("beside", kind="understanding")
+def beside(scene, rng, split):
+    seen, unseen = ("What is {s} the {p}?", "Name the thing {s} the {p}."), ("What lies {s} the {p}?",)
+    drafts = []
+    for phrase, anchor in scene.unique_phrases():
+        for side in SIDES:
+            target = only_one_on(scene, side, anchor)
+            if target:
+                question = phrasing(rng, split, seen, unseen).format(s=side, p=phrase)
+                drafts.append(Draft(question=question, answer=target.phrase))
+    return drafts
+
+
+@task("background", kind="understanding")
+def background(scene, rng, split):
+    if not scene.background:
+        return []
+    seen, unseen = ("What is in the background?", "What is behind the things?"), ("Name the background.",)
+    return [Draft(question=phrasing(rng, split, seen, unseen), answer=scene.background)]

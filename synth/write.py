@@ -1,0 +1,171 @@
+"""Write a dataset folder: shards made in parallel, resumed after an interruption, published whole with a manifest."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import signal
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from synth import folder
+from synth.errors import SourceError, SynthError, disk_trouble
+from synth.settings import Settings
+from synth.shard import make_shard, sha256_of
+from synth.sources import ENDLESS, Fault, open_source
+
+_FAULTS_NAMED = 200  # rows named in the manifest; all are counted
+_ENDLESS_SIZE = 1000  # pictures taken from an endless source when nobody says how many
+
+
+def make(settings: Settings, *, console: Console | None = None) -> dict:
+    """Make the dataset that ``settings`` describe and return its manifest.
+
+    The same settings give byte-identical tables for any number of workers and any number of interruptions. A folder
+    that already holds this split with the same settings is left alone. Several splits may be made into one folder.
+
+    Raises:
+        SettingsError: a value cannot be used. SourceError: the source cannot be read at all.
+        OutputExistsError: the folder holds this split made otherwise, or is no dataset. OutputError: disk trouble.
+    """
+    console = console or Console(stderr=True)
+    settings.check()
+    out = Path(settings.out)
+    described = folder.describe(settings)
+    key = folder.settings_hash(described)
+    manifest = folder.read_manifest(out)
+    if folder.is_done(manifest, out, settings.split, described, overwrite=settings.overwrite):
+        console.print(f"{out}: split {settings.split!r} is already made with these settings; nothing to do")
+        return manifest
+    source = open_source(settings)
+    size = _size(settings, len(source), console)
+    num_shards = math.ceil(size / settings.shard_size)
+    work = out / folder.PARTIAL / f"{settings.split}-{key[:16]}"
+    with disk_trouble(work):
+        work.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        (k, range(k * settings.shard_size, min(size, (k + 1) * settings.shard_size)))
+        for k in range(num_shards)
+    ]
+    final = {k: folder.final_paths(out, settings.split, k, num_shards) for k in range(num_shards)}
+    todo = [job for job in jobs if not _kept(work, job[0], final[job[0]])]
+    if len(todo) < len(jobs):
+        console.print(f"{out}: {len(jobs) - len(todo)} of {len(jobs)} shards are already made; going on")
+    _make_shards(settings, source, todo, work, size, console)
+    reports = [json.loads((work / f"{k}.json").read_text()) for k in range(num_shards)]
+    entry = {"settings": described, "settings_hash": key, "size": size, **_sum(reports, getattr(source, "faults", ()))}
+    manifest = folder.publish(out, settings.split, entry, work, final)
+    records, pictures = sum(entry["counts"].values()), entry["pictures"]
+    console.print(f"{out}: split {settings.split!r} has {records} records over {pictures} pictures")
+    for reason, number in sorted(entry["quarantined"].items()):
+        console.print(f"  quarantined: {number} x {reason}")
+    return manifest
+
+
+def _size(settings: Settings, available: int, console: Console) -> int:
+    if available == 0:
+        raise SourceError(
+            f"source {settings.source!r} has no pictures in split {settings.split!r}",
+            why="there is nothing to make records of",
+            fix="choose another split, or a source with pictures; source=coco divides by coco.val_fraction",
+        )
+    if settings.size is None:
+        return _ENDLESS_SIZE if available >= ENDLESS else available
+    if settings.size > available:
+        console.print(f"size={settings.size}, but split {settings.split!r} has only {available} pictures: all are used")
+    return min(settings.size, available)
+
+
+def _kept(work: Path, k: int, final: dict[str, Path]) -> bool:
+    """Whether shard ``k`` was finished by an earlier run: its report is there and its files have the reported bytes."""
+    report = work / f"{k}.json"
+    if not report.exists():
+        return False
+    for part, digest in json.loads(report.read_text())["sha256"].items():
+        places = (work / f"{k}.{part}.parquet", final[part])  # the second: interrupted while publishing
+        if not any(place.exists() and sha256_of(place) == digest for place in places):
+            return False
+    return True
+
+
+def _make_shards(settings: Settings, source, todo: list, work: Path, size: int, console: Console) -> None:
+    before = size - sum(len(indices) for _, indices in todo)
+    text = TextColumn("{task.description}")
+    columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(f"pictures ({settings.split})", total=size, completed=before)
+        if settings.workers == 1 or len(todo) <= 1:
+            for job in todo:
+                _one_shard(source, settings, job, work, lambda: progress.advance(bar))
+            return
+        # Spawned, not forked: forking a process that runs threads (rich, pyarrow, torch) can hang.
+        context = multiprocessing.get_context("spawn")
+        ticks, stop = context.Value("q", 0), context.Event()
+        workers = min(settings.workers, len(todo))
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (settings, str(work), ticks, stop))
+        try:
+            pending = {pool.submit(_work, job) for job in todo}
+            while pending:
+                done, pending = wait(pending, timeout=0.3, return_when=FIRST_COMPLETED)
+                progress.update(bar, completed=before + ticks.value)
+                for future in done:
+                    future.result()
+        except BrokenProcessPool as problem:
+            raise SynthError(
+                "a worker process died", why="out of memory, or a script that calls synth.make when it is imported",
+                fix="try fewer workers; in a script call make() under if __name__ == '__main__'",
+            ) from problem  # fmt: skip
+        finally:
+            stop.set()  # after an error or Ctrl-C, shards in the making are dropped instead of waited for
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: dict = {}  # what a worker process opens once and uses for all its shards
+
+
+class _Stopped(Exception):
+    """Raised in a worker to leave a shard that nobody waits for any more."""
+
+
+def _start_worker(settings: Settings, work: str, ticks, stop) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    _worker.update(settings=settings, work=Path(work), ticks=ticks, stop=stop, source=open_source(settings))
+
+
+def _work(job: tuple[int, range]) -> None:
+    def tick() -> None:
+        if _worker["stop"].is_set():
+            raise _Stopped
+        with _worker["ticks"].get_lock():
+            _worker["ticks"].value += 1
+
+    _one_shard(_worker["source"], _worker["settings"], job, _worker["work"], tick)
+
+
+def _one_shard(source, settings: Settings, job: tuple[int, range], work: Path, tick) -> None:
+    k, indices = job
+    report = make_shard(source, settings, indices, work / f"{k}.records.parquet", work / f"{k}.images.parquet", tick)
+    with disk_trouble(work):
+        folder.write_text(work / f"{k}.json", json.dumps(report))  # last: a shard with a report is a finished one
+
+
+def _sum(reports: list[dict], source_faults: Sequence[Fault]) -> dict:
+    """Add up the shards' reports and the faults which the source has outside of any picture."""
+    total = {name: Counter() for name in ("counts", "refused", "quarantined", "licences")}
+    for report in reports:
+        for name, counter in total.items():
+            counter.update(report[name])
+    faults = [[fault.reason, fault.row] for fault in source_faults[:_FAULTS_NAMED]]
+    faults += [fault for report in reports for fault in report["faults"]]
+    total["quarantined"].update(fault.reason for fault in source_faults)
+    return {
+        "pictures": sum(report["pictures"] for report in reports),
+        **{name: dict(sorted(counter.items())) for name, counter in total.items()}, "faults": faults[:_FAULTS_NAMED],
+    }  # fmt: skip

@@ -1,0 +1,107 @@
+"""Imports point one way. The table is the picture of docs/architecture.md; move a wall there and here together."""
+
+import pytest
+
+from tests.architecture.source_tree import ROOT, imports, python_files, relative
+
+BASE = {"errors", "registry"}
+MAY_IMPORT = {
+    "errors": set(),
+    "registry": {"errors"},
+    "peft_hook": {"adapter"},
+    "ops": BASE,
+    "grounding": BASE,
+    "families": BASE | {"ops", "grounding"},
+    "adapter": BASE | {"ops", "grounding", "families"},
+    "data": BASE | {"grounding", "families"},
+    "evaluation": BASE | {"grounding", "families", "data"},
+    "objectives": BASE | {"ops", "grounding", "families", "adapter", "data"},
+    "export": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation"},
+    "pocket": BASE,
+    "training": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives", "pocket"},
+}
+# Programs, not library: they put the rooms together and nothing may import them.
+PROGRAMS = {"cli", "quickstart"}
+# One file, one reason each.
+EXCEPTIONS = {
+    # The public one-line way to point: it loads a model, so it reaches up, inside its functions only.
+    "lynx_moe/grounding/grounder.py": {"families", "adapter", "data", "evaluation"},
+}
+HEAVY_HOMES = {"peft": "lynx_moe/adapter/"}
+ONE_IMPORTER = ["deepspeed", "bitsandbytes", "gradio", "ray"]
+
+
+def room(path: str) -> str:
+    return path.removeprefix("lynx_moe/").split("/")[0].removesuffix(".py")
+
+
+def rooms_imported(path) -> set[str]:
+    names = [i.module.split(".") for i in imports(path)]
+    rooms = {parts[1] for parts in names if parts[0] == "lynx_moe" and len(parts) > 1}
+    return {name for name in rooms if (ROOT / "lynx_moe" / name).exists() or (ROOT / f"lynx_moe/{name}.py").exists()}
+
+
+@pytest.mark.parametrize("path", [p for p in python_files("lynx_moe") if p.parent.name != "lynx_moe"], ids=relative)
+def test_a_room_imports_only_the_rooms_below_it(path):
+    here = room(relative(path))
+    assert here in MAY_IMPORT, f"new room {here!r}: say in MAY_IMPORT what it may import"
+    allowed = MAY_IMPORT[here] | EXCEPTIONS.get(relative(path), set()) | {here}
+    assert rooms_imported(path) <= allowed, f"{relative(path)} imports {sorted(rooms_imported(path) - allowed)}"
+
+
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_the_table_has_no_circle(name):
+    seen, open_rooms = set(), set(MAY_IMPORT[name])
+    while open_rooms:
+        below = open_rooms.pop()
+        assert below != name, f"{name} may import itself through others"
+        if below not in seen:
+            seen.add(below)
+            open_rooms |= MAY_IMPORT[below]
+
+
+def test_top_level_modules_keep_to_the_table_unless_they_are_programs():
+    for path in (ROOT / "lynx_moe").glob("*.py"):
+        here = room(relative(path))
+        if here in PROGRAMS | {"__init__"}:
+            continue
+        assert rooms_imported(path) <= MAY_IMPORT[here] | {here}, relative(path)
+
+
+def test_exceptions_reach_up_only_inside_functions():
+    import ast
+
+    from tests.architecture.source_tree import tree
+
+    for name, rooms in EXCEPTIONS.items():
+        for node in tree(ROOT / name).body:
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                text = ast.unparse(node)
+                assert not [r for r in rooms if f"lynx_moe.{r}" in text], f"{name}:{node.lineno} {text}"
+
+
+@pytest.mark.parametrize("path", python_files("synth"), ids=relative)
+def test_synth_knows_neither_torch_nor_models(path):
+    roots = {i.module.split(".")[0] for i in imports(path)}
+    assert not roots & {"torch", "lynx_moe", "transformers", "peft", "accelerate"}
+
+
+@pytest.mark.parametrize("path", python_files("lynx_moe"), ids=relative)
+def test_lynx_moe_does_not_import_synth(path):
+    assert "synth" not in {i.module.split(".")[0] for i in imports(path)}
+
+
+@pytest.mark.parametrize(("package", "home"), HEAVY_HOMES.items())
+def test_heavy_package_is_imported_only_at_its_home(package, home):
+    importers = [relative(p) for p in python_files("lynx_moe") if package in _roots(p)]
+    assert all(name.startswith(home) for name in importers), importers
+
+
+@pytest.mark.parametrize("package", ONE_IMPORTER)
+def test_optional_package_has_at_most_one_importer(package):
+    importers = [relative(p) for p in python_files("lynx_moe", "synth") if package in _roots(p)]
+    assert len(importers) <= 1, importers
+
+
+def _roots(path) -> set[str]:
+    return {i.module.split(".")[0] for i in imports(path)}

@@ -1,0 +1,119 @@
+"""No YAML file may rot: each composes into checked settings, and opens with what it is for and how to use it."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lynx_moe.errors import ConfigError
+from lynx_moe.training.command import settings_from
+from lynx_moe.training.settings import Settings, describe
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+GROUPS = ("model", "adapter", "data", "trainer", "objective", "experiment", "debug")
+OPTIONS = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+NEEDS = {"model/path": ["model.path=somewhere"], "data/folder": ["data.folder=somewhere"]}
+
+
+def option(path: Path) -> str:
+    return path.relative_to(CONF).with_suffix("").as_posix()
+
+
+def compose(*overrides: str) -> Settings:
+    return settings_from(CONF, "train", overrides)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=option)
+def test_option_composes(path):
+    group, name = option(path).split("/")
+    assert isinstance(compose(f"{group}={name}", *NEEDS.get(option(path), [])), Settings)
+
+
+@pytest.mark.parametrize("path", [CONF / "train.yaml", *OPTIONS], ids=lambda p: p.relative_to(CONF).as_posix())
+def test_file_opens_with_its_purpose_and_a_command(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = [line for line in lines[: next(i for i, x in enumerate(lines) if not x.startswith("#"))]]
+    assert len(head) >= 2 and any("python train.py" in line for line in head)
+
+
+@pytest.mark.parametrize("path", [CONF / "train.yaml", *OPTIONS], ids=lambda p: p.relative_to(CONF).as_posix())
+def test_commands_in_the_head_compose(path):
+    for command in re.findall(r"^#.*?python train\.py(.*)$", path.read_text(encoding="utf-8"), flags=re.M):
+        if "--help" in command or " -m " in command:
+            continue
+        compose(*shlex.split(command))
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=option)
+def test_file_holds_no_python_path(path):
+    assert "_target_" not in path.read_text(encoding="utf-8")
+
+
+def test_every_group_folder_is_in_the_defaults_list():
+    listed = re.findall(r"^  - (\w+): ", (CONF / "train.yaml").read_text(encoding="utf-8"), flags=re.M)
+    folders = {path.parent.name for path in CONF.glob("*/*.yaml")}
+    assert folders - {"sharding", "quant"} <= set(listed)
+
+
+def test_training_alone_uses_a_base_and_data_that_need_no_network():
+    settings = compose()
+    assert settings.model.path.startswith("pkg://") and settings.data.make["train"]
+
+
+def test_paper_experiment_is_the_papers_method():
+    paper = compose("experiment=paper")
+    assert (paper.adapter.mix, paper.adapter.num_experts, paper.adapter.layers) == ("convex", 2, "every_other")
+    assert paper.adapter.gate_sparsity == paper.objective.retention_kl == 0.0 and paper.model.dialect == "percent"
+
+
+def test_command_line_wins_over_every_file():
+    settings = compose("experiment=paper", "debug=tiny", "trainer.max_steps=7", "adapter.num_experts=3")
+    assert settings.trainer.max_steps == 7 and settings.adapter.num_experts == 3
+
+
+MISSPELT = {
+    "adapter.num_expert=3": "adapter.num_experts",
+    "+adapter.num_expert=3": "adapter.num_experts",
+    "trainer.learning_rat=1": "trainer.learning_rate",
+    "adapter=lynks": "adapter=lynx",
+    "sed=1": "seed",
+    "adapter.mix=addtive": "additive",
+}
+
+
+@pytest.mark.parametrize(("override", "nearest"), MISSPELT.items())
+def test_misspelling_is_refused_and_the_nearest_name_offered(override, nearest):
+    with pytest.raises(ConfigError) as caught:
+        compose(override)
+    assert nearest in caught.value.fix
+
+
+IMPOSSIBLE = ["trainer.max_steps=many", "trainer.warmup=1.5", "trainer.batch_size=0", "seed=null", "data.make=["]
+
+
+@pytest.mark.parametrize("override", IMPOSSIBLE)
+def test_value_that_cannot_be_is_refused(override):
+    with pytest.raises(ConfigError):
+        compose(override)
+
+
+def test_missing_value_is_named():
+    with pytest.raises(ConfigError, match="model.path is not set"):
+        compose("model=path")
+
+
+def test_bare_on_is_explained_as_yaml_reads_it(tmp_path):
+    for source in CONF.rglob("*.yaml"):
+        copy = tmp_path / source.relative_to(CONF)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(source.read_text(encoding="utf-8"))
+    (tmp_path / "adapter/lynx.yaml").write_text("prompt_gate: on\n")
+    with pytest.raises(ConfigError, match="adapter.prompt_gate") as caught:
+        settings_from(tmp_path, "train")
+    assert "quotes" in caught.value.fix
+
+
+def test_every_setting_has_a_help_sentence():
+    for name, _, _, text in describe():
+        assert len(text) > 10, name

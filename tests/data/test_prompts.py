@@ -1,0 +1,41 @@
+"""The words of prompts and answers."""
+
+from lynx_moe.data import final_answer, question_text, target_text
+from lynx_moe.data.prompts import step_texts
+from lynx_moe.data.records import Record, Step
+from lynx_moe.families.dialects import PercentDialect
+
+PLAIN = Record(
+    id="0", question="Find the cat.", answer="The cat is at {box:0}.", kind="grounding", task="find_one",
+    boxes=((10.0, 20.0, 50.0, 100.0),), size=(100, 200),
+)  # fmt: skip
+STEPWISE = Record(
+    id="1", question="What is left of the cat?", answer="It is {box:0}.", kind="grounding", task="relation",
+    boxes=((0.0, 0.0, 10.0, 20.0),), size=(100, 200),
+    steps=(Step("Find the cat at {box:0}.", ((10.0, 20.0, 50.0, 100.0),)), Step("Look left of it.")),
+)  # fmt: skip
+
+
+def test_plain_target_is_the_answer_with_its_box_spelled():
+    assert target_text(PLAIN, PercentDialect()) == "The cat is at [10, 10, 50, 50]."
+
+
+def test_steps_are_numbered_and_the_answer_is_the_last_step():
+    assert target_text(STEPWISE, PercentDialect()) == (
+        "Step 1: Find the cat at [10, 10, 50, 50]. Step 2: Look left of it. Step 3: It is [0, 0, 10, 10]."
+    )
+
+
+def test_only_stepwise_grounding_questions_get_the_suffix():
+    assert question_text(PLAIN) == "Find the cat."
+    assert question_text(STEPWISE) == "What is left of the cat? Let's think step-by-step."
+
+
+def test_final_answer_and_steps_undo_the_target():
+    text = target_text(STEPWISE, PercentDialect())
+    assert final_answer(text) == "It is [0, 0, 10, 10]."
+    assert step_texts(text) == ["Find the cat at [10, 10, 50, 50].", "Look left of it."]
+
+
+def test_text_without_steps_is_its_own_final_answer():
+    assert final_answer(" No. ") == "No." and step_texts("No.") == []

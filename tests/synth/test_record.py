@@ -1,0 +1,90 @@
+"""The record format: what a row must hold, and that Parquet gives back what went in."""
+
+import dataclasses
+import pickle
+
+import pyarrow.parquet as pq
+import pytest
+
+from synth.errors import RecordError, SettingsError, nearest
+from synth.record import IMAGES, RECORDS, check_record, make_record
+from synth.tasks import Draft, Step
+
+
+def row(**changes):
+    good = {
+        "id": "train/rendered/0/find_one/0", "image_id": "train/rendered/0", "question": "Where is the cat?",
+        "steps": [{"text": "Find the cat {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "objects": ["cat"]}],
+        "answer": "The cat is at {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "phrase": "the cat", "task": "find_one",
+        "kind": "grounding", "source": "rendered", "split": "train", "licence": "CC0", "seed": "0/train/find_one/0",
+    }  # fmt: skip
+    return {**good, **changes}
+
+
+def test_a_good_row_passes():
+    check_record(row(), 10, 10)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"answer": "At {box:1}."}, "points at box 1 of 1"),
+        ({"steps": [{"text": "See {box:0}.", "boxes": [], "objects": []}]}, "step 1 points at box 0 of 0"),
+        ({"boxes": [[1, 2, 3, 11]]}, "outside"),
+        ({"boxes": [[-1, 2, 3, 4]]}, "outside"),
+        ({"boxes": [[3, 2, 1, 4]]}, "empty"),
+        ({"boxes": [[1, 2, 3]]}, "four finite"),
+        ({"boxes": [[1, 2, 3, float("nan")]]}, "four finite"),
+        ({"question": "What is at {box:0}?"}, "the question holds"),
+        ({"question": " "}, "empty"),
+        ({"answer": ""}, "empty"),
+        ({"kind": "understanding"}, "about understanding"),
+        ({"kind": "gronding"}, "gronding"),
+        ({"image_id": ""}, "no picture"),
+    ],
+)
+def test_a_broken_row_is_refused_and_names_the_task(changes, said):
+    with pytest.raises(RecordError) as caught:
+        check_record(row(**changes), 10, 10)
+    assert said in str(caught.value) and "find_one" in str(caught.value)
+
+
+def test_parquet_gives_back_every_field_of_a_record(tmp_path):
+    import pyarrow as pa
+
+    rows = [row(), row(steps=[], boxes=[], answer="There is no cat.", image_id="", phrase="")]
+    pq.write_table(pa.Table.from_pylist(rows, schema=RECORDS), tmp_path / "x.parquet")
+    assert pq.read_table(tmp_path / "x.parquet").to_pylist() == rows
+
+
+def test_a_record_has_every_column_of_the_format_and_no_other():
+    @dataclasses.dataclass
+    class Picture:
+        source: str = "rendered"
+        index: int = 7
+        licence: str = "CC0"
+
+    step = Step(text="s", boxes=[(1, 2, 3, 4)], objects=["x"])
+    draft = Draft(question="q", answer="a", steps=[step], boxes=[(1, 2, 3, 4)])
+    made = make_record(draft, task="t", kind="grounding", image_id="i", scene=Picture(), split="train", seed="s", k=2)
+    assert list(made) == RECORDS.names
+    assert made["id"] == "train/rendered/7/t/2"
+    assert made["boxes"] == [[1.0, 2.0, 3.0, 4.0]] == made["steps"][0]["boxes"]
+
+
+def test_the_image_table_tells_datasets_to_decode_pictures():
+    import datasets
+
+    features = datasets.Features.from_arrow_schema(IMAGES)
+    assert isinstance(features["image"], datasets.Image)
+
+
+def test_errors_show_what_why_and_fix_and_survive_the_way_out_of_a_worker():
+    error = pickle.loads(pickle.dumps(SettingsError("what", why="because", fix="do this")))
+    assert type(error) is SettingsError and isinstance(error, ValueError)
+    assert str(error) == "what\n  why: because\n  fix: do this"
+
+
+def test_nearest_names_come_first_and_all_names_when_none_is_alike():
+    assert nearest("find_oen", ["find_one", "count", "where"]) == "find_one"
+    assert nearest("zzz", ["b", "a"]) == "a, b"

@@ -1,0 +1,15 @@
+"""Train an adapter: `python train.py [group=option] [key=value] [-m key=v1,v2]`; alone, it trains the pocket base."""
+
+from pathlib import Path
+
+from lynx_moe.training.command import command
+
+
+def train(settings):
+    from lynx_moe.training import run
+
+    run(settings)
+
+
+if __name__ == "__main__":
+    command(Path(__file__).parent / "conf", "train", train)
