@@ -1,7 +1,7 @@
 """Rendered pictures as a COCO folder: ``python -m synth.export_coco FOLDER [--size 50] [--split val] [--seed 0]``.
 
-It shows the layout that ``source=coco`` reads from your own pictures (``images/`` and ``instances.json``), and gives that
-way something true to be tried on.
+It shows the layout that ``source=coco`` reads from your own pictures (``images/`` and ``instances.json``), and gives
+that way something true to be tried on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def export_coco(folder: str | Path, *, size: int = 50, split: str = "val", seed:
         data, extension = scene.image_bytes()
         name = f"{split}-{scene.index:06d}.{extension}"
         (folder / "images" / name).write_bytes(data)
-        images.append({"id": scene.index, "file_name": name, "width": scene.width, "height": scene.height, "license": 1})
+        size = {"width": scene.width, "height": scene.height}
+        images.append({"id": scene.index, "file_name": name, **size, "license": 1})
         for obj in scene.objects:
             x1, y1, _, _ = obj.box
             annotations.append(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -136,7 +138,14 @@ class _Stopped(Exception):
 
 def _start_worker(settings: Settings, work: str, ticks, stop) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _worker.update(settings=settings, work=Path(work), ticks=ticks, stop=stop, source=open_source(settings))
+
+
+def _leave_with_parent() -> None:
+    """End this worker when the parent was killed; left alone it would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _work(job: tuple[int, range]) -> None:

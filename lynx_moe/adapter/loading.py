@@ -19,7 +19,9 @@ def load_adapter(base: nn.Module, folder: str | Path) -> PeftModel:
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"no adapter in {folder}", why="there is no adapter_config.json", fix="give the adapter/ folder of a finished run"
+            f"no adapter in {folder}",
+            why="there is no adapter_config.json",
+            fix="give the adapter/ folder of a finished run",
         )
     try:
         return PeftModel.from_pretrained(base, str(folder)).eval()

@@ -17,8 +17,8 @@ class Collator:
     """Pads samples to a batch.
 
     Tensors over tokens get `(B, L)`; a 2D `attention_mask` of single samples stays 2D, packed samples get a 4D one (see
-    `lynx_moe.data.packing`). Pictures are joined along their first axis; where they differ in another (pictures cut into
-    different numbers of tiles), the smaller are filled up with zeros.
+    `lynx_moe.data.packing`). Pictures are joined along their first axis; where they differ in another (pictures cut
+    into different numbers of tiles), the smaller are filled up with zeros.
 
     Args:
         processor: for the padding token.
@@ -35,8 +35,8 @@ class Collator:
         """One batch; keys that are over tokens are those of the same length as `input_ids`.
 
         Returns:
-            `input_ids`, `labels`, `is_grounding` (B, L), `attention_mask` (B, L) or (B, 1, L, L), `position_ids` (B, L) for
-            packed samples, token types (B, L), and the pictures' tensors.
+            `input_ids`, `labels`, `is_grounding` (B, L), `attention_mask` (B, L) or (B, 1, L, L), `position_ids` (B,
+            L) for packed samples, token types (B, L), and the pictures' tensors.
         """
         length = max(len(sample["input_ids"]) for sample in samples)
         batch: dict[str, torch.Tensor] = {}

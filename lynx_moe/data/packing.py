@@ -4,9 +4,9 @@
     segment     0   0         0            1  1   1  1     1             1    2   2    2       2      2  2
     position    0   1        2..P         P+1 ...                            P+1 ...
 
-A token sees the earlier tokens of its own segment and the shared prefix, nothing of the other segments, and counts positions as
-if it stood alone, so every logit is what it is without packing. This holds for decoders with one rotary position per token and
-full causal attention; `check_packable` refuses the others.
+A token sees the earlier tokens of its own segment and the shared prefix, nothing of the other segments, and counts
+positions as if it stood alone, so every logit is what it is without packing. This holds for decoders with one rotary
+position per token and full causal attention; `check_packable` refuses the others.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def pack(samples: Sequence[dict[str, torch.Tensor]], prefix: int) -> dict[str, t
 def additive_mask(segment_ids_BL: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """(B, 1, L, L): 0 where a token may look, the dtype's least value where it may not.
 
-    Additive floats and not booleans: transformers hands a 4D mask to the attention as it is, and eager attention adds it.
-    A padding token sees padding before it and itself, so no row of the softmax is empty.
+    Additive floats and not booleans: transformers hands a 4D mask to the attention as it is, and eager attention adds
+    it. A padding token sees padding before it and itself, so no row of the softmax is empty.
     """
     B, L = segment_ids_BL.shape
     asks_BL1, offers_B1L = segment_ids_BL[:, :, None], segment_ids_BL[:, None, :]
@@ -86,8 +86,8 @@ def check_packable(model) -> None:
     """Passes when packed rows give this model the logits of unpacked ones.
 
     Raises:
-        FamilyError: its positions have several axes, its layers do not all attend to everything before, picture tokens look
-            ahead, or its attention implementation cannot take a 4D mask.
+        FamilyError: its positions have several axes, its layers do not all attend to everything before, picture
+            tokens look ahead, or its attention implementation cannot take a 4D mask.
     """
     config = model.config
     text = config.get_text_config()

@@ -11,7 +11,8 @@ Made = dict[str, torch.Tensor]
 
 
 class PictureCache:
-    """Remembers what an image processor made of each picture, until `limit_bytes` are used; then it makes the rest anew.
+    """Remembers what an image processor made of each picture, until `limit_bytes` are used; then it makes the rest
+    anew.
 
     Rescaling and normalising are undone before storing, when that gives whole bytes back (a quarter of the memory of
     float32, exact up to float rounding); other tensors are stored as they are.

@@ -1,8 +1,8 @@
 """The wording of prompts and answers: the same code for training, evaluation and use.
 
 A stepwise answer is one string in which the last step is the answer, as in the paper's figure (arXiv 2410.10491):
-`Step 1: Find the man at [0, 13, 29, 100]. Step 2: The object is orange.` So the final answer of any text is what follows its
-last `Step n:`, and the whole text when there is none.
+`Step 1: Find the man at [0, 13, 29, 100]. Step 2: The object is orange.` So the final answer of any text is what
+follows its last `Step n:`, and the whole text when there is none.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 from lynx_moe.data.records import Record
 from lynx_moe.families.dialects import Dialect
 
-# The suffix that the paper shows at inference; one wording for training too is our choice, since one forward pass covers
-# every step of an answer.
+# The suffix that the paper shows at inference; one wording for training too is our choice, since one forward pass
+# covers every step of an answer.
 STEPWISE_SUFFIX = " Let's think step-by-step."
 STEP = re.compile(r"Step [0-9]{1,3}: ?")
 

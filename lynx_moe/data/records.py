@@ -1,7 +1,7 @@
 """Records: one question about one picture each, read row by row from memory-mapped tables.
 
-Rows live in two memory-mapped tables, records and pictures. What is kept in memory is two integers per record: its row and
-the row of its picture. Several records share one picture, which is stored and decoded once.
+Rows live in two memory-mapped tables, records and pictures. What is kept in memory is two integers per record: its
+row and the row of its picture. Several records share one picture, which is stored and decoded once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Step:
 class Record:
     """One question about one picture, with its true answer. Boxes are original pixels, xyxy.
 
-    `size` is (width, height) of the picture, None for a text-only record. `image()` decodes the picture anew on each call.
+    `size` is (width, height) of the picture, None for a text-only record. `image()` decodes the picture anew on each
+    call.
     """
 
     id: str

@@ -1,8 +1,9 @@
 """One record as the numbers a model reads.
 
 Text and picture go separate ways, so that the text of a record is tokenised once and the picture of many records is
-prepared once. They meet where the processor puts its picture tokens: how many there are depends only on the picture's size,
-so they are asked of the processor once per size and put in place of the single picture token that the chat template writes.
+prepared once. They meet where the processor puts its picture tokens: how many there are depends only on the picture's
+size, so they are asked of the processor once per size and put in place of the single picture token that the chat
+template writes.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 class Tokens:
     """A tokenised record before its picture tokens are spread out.
 
-    `ids` (L,) int32 holds one picture token at `picture_at` (None for a text-only record); the answer, which is learned,
-    begins at `answer_at`.
+    `ids` (L,) int32 holds one picture token at `picture_at` (None for a text-only record); the answer, which is
+    learned, begins at `answer_at`.
     """
 
     ids: np.ndarray
@@ -183,8 +184,8 @@ class SampleBuilder:
         return self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]
 
     def _ended(self, ids: list[int], start: int) -> list[int]:
-        """`ids` with the answer ending in exactly one EOS, where generation stops: added if the template writes none, and
-        what the template writes after it (a newline, often) cut off."""
+        """`ids` with the answer ending in exactly one EOS, where generation stops: added if the template writes none,
+        and what the template writes after it (a newline, often) cut off."""
         end = self.tokenizer.eos_token_id
         if end is None:
             return ids

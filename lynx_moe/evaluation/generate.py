@@ -33,9 +33,9 @@ def generate_answers(
 ) -> list[Generated]:
     """What `model` answers to each of `records`, in the order of `records`.
 
-    Greedy decoding from the prompt alone; nothing of the true answer is shown. Prompts of like length share a batch, are
-    padded on the left and masked, so batches cost little; equal models give equal answers up to the rounding of matrix
-    products of another shape.
+    Greedy decoding from the prompt alone; nothing of the true answer is shown. Prompts of like length share a batch,
+    are padded on the left and masked, so batches cost little; equal models give equal answers up to the rounding of
+    matrix products of another shape.
 
     Args:
         model: a generating VLM, plain or with an adapter, on its device.
@@ -93,8 +93,8 @@ def _generate(model, builder: SampleBuilder, batch: dict, max_new_tokens: int, w
     tokenizer = builder.tokenizer
     first = next(model.parameters())
     inputs = {
-        name: value.to(first.device, first.dtype if value.is_floating_point() else None) for name, value in batch.items()
-    }
+        name: value.to(first.device, first.dtype if value.is_floating_point() else None) for name, value in
+    batch.items() }
     out = model.generate(
         **inputs,
         do_sample=False,

@@ -1,7 +1,7 @@
 """How well a model points: referring, finding all, saying that a thing is not there, and the boxes of its steps.
 
-The first box of the final answer is scored, whatever else was written: taking the best of several boxes, as some evaluators
-do, measures an oracle. Numbers are read in the dialect's frame only.
+The first box of the final answer is scored, whatever else was written: taking the best of several boxes, as some
+evaluators do, measures an oracle. Numbers are read in the dialect's frame only.
 """
 
 from __future__ import annotations

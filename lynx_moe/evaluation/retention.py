@@ -1,7 +1,7 @@
 """What is left of the base's skill: exact answers to questions that are not about pointing, sample by sample.
 
-Averages hide exchanges: ten answers lost and ten others won look like nothing happened. So two evaluations are compared pair
-by pair, with every flip named and McNemar's exact test on them.
+Averages hide exchanges: ten answers lost and ten others won look like nothing happened. So two evaluations are
+compared pair by pair, with every flip named and McNemar's exact test on them.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import lynx_moe
 from lynx_moe.adapter import prompt_gate_head
 from lynx_moe.adapter.prompt_gate import prompt_mask
 from lynx_moe.errors import ExportError
-from lynx_moe.export.native import Built
+from lynx_moe.export.built import Built
 from lynx_moe.export.read import Adapted
 
 MODULE = "modelling_lynx"
@@ -161,23 +161,3 @@ def _load(path: Path) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def instantiate(built: Built):
-    """The model of `built` around its tensors, without a copy of them.
-
-    Raises:
-        ExportError: names or shapes do not fit, which means that the base has a structure this library has not met.
-    """
-    with torch.device("meta"):
-        model = built.model_class(built.config)
-    try:
-        model.load_state_dict(built.tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ExportError(
-            f"the tensors do not fit {built.model_class.__name__}",
-            why=str(error)[:2000],
-            fix="export with route='adapter'",
-        ) from error
-    model.tie_weights()
-    return model.eval()

@@ -9,11 +9,10 @@ Legend: D width, E new experts, G two times the expert width (gate over up), H w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 
 from lynx_moe.errors import ExportError
+from lynx_moe.export.built import Built
 from lynx_moe.export.read import Adapted, BlockWeights
 from lynx_moe.registry import Registry
 
@@ -32,21 +31,6 @@ COPIED = (
     "max_position_embeddings initializer_range use_cache attention_dropout tie_word_embeddings intermediate_size "
     "bos_token_id eos_token_id pad_token_id"
 ).split()
-
-
-@dataclass(frozen=True)
-class Built:
-    """A model to be written: its config, every tensor by module name, and what was folded.
-
-    `origin` maps a name here to the base tensor it came from; `folds` maps it to (what was done, the factor), for the
-    names whose bytes differ from the base's.
-    """
-
-    config: object
-    model_class: type
-    tensors: dict[str, torch.Tensor]
-    origin: dict[str, str]
-    folds: dict[str, tuple[str, float]] = field(default_factory=dict)
 
 
 def refusal(adapted: Adapted) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -49,6 +49,20 @@ def plan(peft_model, route: str = "auto") -> Plan:
 
 
 def plan_adapted(adapted: Adapted, route: str) -> Plan:
+    """`plan` for a model that was read already."""
+    chosen = _choose(adapted, route)
+    notes = []
+    if chosen.route != "adapter" and adapted.gate != adapted.config.prompt_gate:
+        notes.append("prompt_gate='auto' was never fitted, so it is open for every prompt here and ships on")
+    if chosen.route != "adapter" and adapted.rounded_buffers:
+        notes.append(
+            f"a cast rounded the live model's {adapted.rounded_buffers[0]}, and a reloaded model's is not: logits will "
+            "differ a little; load the base with dtype=... instead of casting it"
+        )
+    return replace(chosen, reasons=chosen.reasons + tuple(notes))
+
+
+def _choose(adapted: Adapted, route: str) -> Plan:
     if route not in ROUTES:
         raise ConfigError(
             f"no export route {route!r}",
@@ -103,7 +117,7 @@ def _code(adapted: Adapted, reasons: tuple[str, ...]) -> Plan:
 def _adapter(adapted: Adapted) -> Plan:
     return Plan(
         "adapter",
-        adapted.base_name or "the base by hash",
+        "peft",
         "the adapter as it is; no base tensor is shipped",
         ("asked for by name", "loading needs the base, peft and lynx_moe"),
     )

@@ -34,7 +34,7 @@ class Adapted:
         base: the wrapped VLM, as PEFT holds it: its modules are the live ones.
         config: the adapter's.
         layers: wrapped blocks by the name that the module has in the base.
-        gate: "auto", "on" or "off"; an "auto" that was never fitted is "on", as the live model treats it.
+        gate: "auto", "on" or "off"; an "auto" that was never fitted is "on", as the live model has it.
     """
 
     base: nn.Module
@@ -82,6 +82,16 @@ class Adapted:
         return getattr(self.base, "hf_quantizer", None) is not None or hasattr(self.base.config, "quantization_config")
 
     @property
+    def rounded_buffers(self) -> list[str]:
+        """Tables that no checkpoint holds (rotary frequencies) and that `model.to(bfloat16)` rounded in place."""
+        saved = self.base.state_dict().keys()
+        return [
+            name
+            for name, buffer in self.base.named_buffers()
+            if name not in saved and buffer.dtype in (torch.bfloat16, torch.float16)
+        ]
+
+    @property
     def expert_widths(self) -> dict[str, int]:
         return {name: self.branch(name).down_EDF.shape[-1] for name in self.blocks}
 
@@ -118,8 +128,7 @@ class Adapted:
         wanted = self.branch(name).activation
         for owner_name, owner in layer.base_layer.named_modules():
             for attribute, value in {**vars(owner), **dict(owner.named_children())}.items():
-                same = type(value) is type(wanted) if isinstance(wanted, nn.Module) else value is wanted
-                if same and callable(value):
+                if type(value) is type(wanted) if isinstance(wanted, nn.Module) else value is wanted:
                     return f"{owner_name}.{attribute}".strip(".")
         return ""
 
@@ -136,7 +145,7 @@ def read(peft_model) -> Adapted:
         raise ExportError(
             f"{type(peft_model).__name__} has {len(blocks)} LynX blocks and active adapters {active}",
             why="an export holds the new experts of exactly one adapter",
-            fix="pass the model from get_peft_model(vlm, LynxConfig()); choose one adapter with model.set_adapter(name)",
+            fix="pass what get_peft_model(vlm, LynxConfig()) returned, with one adapter chosen by set_adapter(name)",
         )
     name = active[0]
     config = peft_model.peft_config[name]

@@ -13,8 +13,10 @@ import torch
 import transformers
 
 import lynx_moe
+from lynx_moe.adapter import LynxConfig
 from lynx_moe.errors import ExportError, OutputExistsError
 from lynx_moe.export import adapter_only, card, code, fresh, native, reference
+from lynx_moe.export.built import account, instantiate
 from lynx_moe.export.plan import Plan, plan_adapted
 from lynx_moe.export.read import Adapted, read
 from lynx_moe.export.verify import check_in_fresh_process, complaints, file_hashes, manifest_bytes
@@ -77,7 +79,8 @@ def export(
         report = _report(adapted, chosen, manifest, found) | {"name": out_dir.name}
         legal = card.copy_legal_files(adapted.base_name, aside)
         licence = licence or card.base_licence(adapted.base_name)
-        settings = adapted.config.to_dict()
+        # Only what LynxConfig adds: PEFT's own fields hold paths of this machine.
+        settings = {name: getattr(adapted.config, name) for name in LynxConfig.__annotations__}
         card.write(aside, report, settings=settings, base_name=adapted.base_name, licence=licence, legal_files=legal)
         manifest |= {"report": report, "files": file_hashes(aside)}
         (aside / fresh.MANIFEST).write_bytes(manifest_bytes(manifest))
@@ -121,8 +124,8 @@ def _write(
         built = native.build(adapted, chosen.host)
     else:
         built = code.build(adapted, folder)
-    manifest["tensors"], manifest["base_tensors"] = _account(built, base_hashes)
-    model = code.instantiate(built)
+    manifest["tensors"], manifest["base_tensors"] = account(built, base_hashes)
+    model = instantiate(built)
     if adapted.base.generation_config is not None:
         model.generation_config = copy.deepcopy(adapted.base.generation_config)
     model.save_pretrained(folder)
@@ -134,36 +137,6 @@ def _write(
     )
     (folder / fresh.MANIFEST).write_bytes(manifest_bytes(manifest))
     return manifest
-
-
-def _account(built: native.Built, base_hashes: dict[str, str]) -> tuple[dict, dict]:
-    """For every tensor of the export its hash, and where it came from: the base's bytes, the base's folded, or new.
-
-    Raises:
-        ExportError: a tensor that should be the base's has other bytes, or a base tensor is left out.
-    """
-    tensors, unchanged = {}, 0
-    for name, tensor in built.tensors.items():
-        entry = {"sha256": fresh.tensor_sha256(tensor)}
-        if name in built.origin:
-            entry["base"] = built.origin[name]
-            if name in built.folds:
-                entry["fold"] = built.folds[name][0]
-            elif entry["sha256"] != base_hashes[entry["base"]]:
-                raise ExportError(
-                    f"{name} lost the base's bytes",
-                    why="it was changed while the export was built",
-                    fix="report this bug",
-                )
-            else:
-                unchanged += 1
-        tensors[name] = entry
-    left_out = sorted(set(base_hashes) - set(built.origin.values()))
-    if left_out:
-        raise ExportError(
-            f"{left_out[0]} is not in the export", why="no rule carries it over", fix="use route='adapter'"
-        )
-    return tensors, {"unchanged": unchanged, "folded": len(built.folds)}
 
 
 def _compare_adapter(peft_model, adapted: Adapted, folder: Path, examples: dict, new_tokens: int) -> dict:
@@ -230,11 +203,14 @@ def _umask() -> int:
 
 
 def _give_name(aside: Path, out_dir: Path) -> None:
-    """Rename; what was there is moved away first and deleted last, so that a complete folder exists all the time."""
-    old = None
+    """Rename; what was there is moved aside first and deleted last."""
+    old = aside.with_name(aside.name + ".old")
     if out_dir.exists():
-        old = aside.with_name(aside.name + ".old")
         os.replace(out_dir, old)
-    os.replace(aside, out_dir)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.replace(aside, out_dir)
+    except OSError:
+        if old.exists():
+            os.replace(old, out_dir)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

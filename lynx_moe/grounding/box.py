@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 class Box:
     """A rectangle on a picture, in pixels of the picture as its owner knows it, never of a resized copy.
 
-    `(x1, y1)` is the upper left corner and `(x2, y2)` the lower right one. `confidence` is None when nobody measured it.
+    `(x1, y1)` is the upper left corner and `(x2, y2)` the lower right one. `confidence` is None when nobody measured
+    it.
 
     >>> Box(0, 0, 10, 10).iou(Box(5, 0, 15, 10))
     0.3333333333333333

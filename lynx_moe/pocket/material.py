@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,22 +58,27 @@ def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, li
     """Read shards into memory: about 55 kB a picture."""
     pixels, words, ink, asked, games = [], [], [], [], []
     tasks: dict[str, int] = defaultdict(int)
+
+    @cache
+    def word_ids(word: str) -> list[int]:
+        return tokenizer(" " + word)["input_ids"][:2]
+
+    known: dict[str, np.ndarray] = {}  # the same wordings come again and again: tokenised and held once
     for folder in folders:
         for path in sorted((folder / "records").glob(f"{split}-*.parquet")):
             by_picture: dict[str, list] = defaultdict(list)
             rows = pq.read_table(path, columns=["image_id", "question", "steps", "answer", "task"]).to_pylist()
             lead = ["" if r["image_id"] else " " for r in rows]  # after "<image>\n" no space, after "USER:" one
-            questions = tokenizer([s + r["question"] + " ASSISTANT:" for s, r in zip(lead, rows, strict=True)])["input_ids"]
-            answers = tokenizer([" " + target(r) + "</s>" for r in rows])["input_ids"]
-            for row, q, a in zip(rows, questions, answers, strict=True):
-                pair = np.asarray(q, np.int16), np.asarray(a, np.int16)
+            questions = _ids(tokenizer, [s + r["question"] + " ASSISTANT:" for s, r in zip(lead, rows, strict=True)], known)
+            answers = _ids(tokenizer, [" " + target(r) + "</s>" for r in rows], known)
+            for row, pair in zip(rows, zip(questions, answers, strict=True), strict=True):
                 tasks[row["task"]] += 1
                 (by_picture[row["image_id"]] if row["image_id"] else games).append(pair)
             pictures = folder / "images" / path.name
             for row in pq.read_table(pictures, columns=["image_id", "image", "objects"]).to_pylist():
                 picture = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
                 pixels.append(picture.transpose(2, 0, 1))
-                w, c = patch_labels(row["objects"], tokenizer)
+                w, c = patch_labels(row["objects"], word_ids)
                 words.append(w)
                 ink.append(c)
                 asked.append(by_picture[row["image_id"]])
@@ -86,7 +93,14 @@ def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, li
     )  # fmt: skip
 
 
-def patch_labels(objects: list[dict], tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray]:
+def _ids(tokenizer: PreTrainedTokenizerFast, strings: list[str], known: dict[str, np.ndarray]) -> list[np.ndarray]:
+    new = [s for s in dict.fromkeys(strings) if s not in known]
+    if new:
+        known.update(zip(new, (np.asarray(i, np.int16) for i in tokenizer(new)["input_ids"]), strict=True))
+    return [known[s] for s in strings]
+
+
+def patch_labels(objects: list[dict], word_ids: Callable[[str], list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """For every patch: the words for the object that covers most of it, and which of its sub-cells are inked."""
     words = np.full((GRID * GRID, _MAX_WORDS), -1, np.int16)
     inked = np.zeros((SIDE, SIDE), bool)
@@ -97,7 +111,7 @@ def patch_labels(objects: list[dict], tokenizer: PreTrainedTokenizerFast) -> tup
         inked |= mask
         share = mask.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3)).ravel()
         said = [thing["name"], *json.loads(thing["attributes"]).values()]
-        ids = [i for w in said for i in tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" " + w))[:2]][:_MAX_WORDS]
+        ids = [i for w in said for i in word_ids(w)][:_MAX_WORDS]
         here = share > most
         words[here] = -1
         words[np.ix_(here, range(len(ids)))] = ids

@@ -34,8 +34,8 @@ GAME = 1000  # owners from here on are text-only parts: they do not see the pict
 class Recipe:
     """Everything that decides the weights, besides the data."""
 
-    steps: int = 5000
-    warmup_steps: int = 600
+    steps: int = 4200
+    warmup_steps: int = 1200
     batch: int = 32
     length: int = 192
     lr: float = 1.5e-3
@@ -97,7 +97,7 @@ def train(folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | No
         else:
             batch = make_batch(material, rng, recipe, prefix, text_prefix, tokenizer.pad_token_id)
             lm, words, ink, right, asked = losses(model, forward, batch)
-            (lm + 0.15 * words + 0.3 * ink).backward()
+            (lm + 0.3 * words + 0.3 * ink).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -74,10 +74,20 @@ def only_adapter_trains(model: nn.Module, prefix: str) -> int:
     return sum(trainable.values())
 
 
-def wants_bf16(precision: str) -> bool:
-    """Whether to compute in bfloat16: as told, or where the hardware is fast at it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+def choose_precision(asked: str) -> str:
+    """What to compute in: as asked; for "auto" bf16 where the hardware is fast at it, else fp32.
+
+    Raises:
+        ConfigError: fp16 without a GPU.
+    """
+    cuda = torch.cuda.is_available()
+    if asked == "fp16" and not cuda:
+        raise ConfigError("trainer.precision is 'fp16'", why="half precision needs a GPU", fix="use bf16 or fp32")
+    if asked != "auto":
+        return asked
+    fast = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if cuda
+        else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return "bf16" if fast else "fp32"

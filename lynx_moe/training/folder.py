@@ -12,7 +12,7 @@ CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt",
 
 
 class RunFolder:
-    """Paths of one run: `adapter/`, `log.jsonl`, `checkpoints/`, and `run.json`, written last: there it means finished."""
+    """Paths of one run: `adapter/`, `log.jsonl`, `checkpoints/`, and `run.json`, which is written last."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -52,6 +52,11 @@ class RunFolder:
             if step and all((path / name).is_file() for name in CHECKPOINT_FILES):
                 found[int(step[1])] = path
         return found[max(found)] if found else None
+
+    def tidy(self) -> None:
+        """Removes the checkpoints' folder if no checkpoint was ever written into it."""
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            self.checkpoints.rmdir()
 
     def _clear(self) -> None:
         # Only what a run writes: the folder may be the user's own and hold other things.

@@ -22,7 +22,7 @@ from lynx_moe.data import Collator, PackedDataset, RecordSet, SampleBuilder, Sam
 from lynx_moe.data.packing import check_packable
 from lynx_moe.errors import CheckpointError, RecordError
 from lynx_moe.families.dialects import get_dialect
-from lynx_moe.training.base import load_base, only_adapter_trains, wants_bf16
+from lynx_moe.training.base import choose_precision, load_base, only_adapter_trains
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.prompt_gate import fit_on_records
@@ -64,7 +64,7 @@ def run(settings: Settings) -> dict:
     prefix = model.base_model.prefix
     trainable = only_adapter_trains(model, prefix)
     if here.is_main_process:
-        tqdm.write(f"{trainable:,} parameters train, all the adapter's; the base's {len(before.tensors)} tensors do not")
+        tqdm.write(f"{trainable:,} parameters train, all of them the adapter's")
 
     builder = SampleBuilder(processor, get_dialect(settings.model.dialect, processor))
     records = training_records(settings)
@@ -121,6 +121,7 @@ def run(settings: Settings) -> dict:
     if here.is_main_process:
         with whole_folder(folder.adapter) as aside:
             model.save_pretrained(str(aside), save_embedding_layers=False)
+        folder.tidy()
         write_json(folder.log, "".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
         # Last: who sees the card sees a finished run.
         write_json(folder.card, card)
@@ -152,6 +153,7 @@ def training_arguments(settings: Settings, folder: RunFolder) -> TrainingArgumen
     """Our settings in the words of transformers."""
     chosen = settings.trainer
     cuda = torch.cuda.is_available()
+    precision = choose_precision(chosen.precision)
     return TrainingArguments(
         output_dir=str(folder.checkpoints),
         max_steps=chosen.max_steps or -1,
@@ -161,10 +163,11 @@ def training_arguments(settings: Settings, folder: RunFolder) -> TrainingArgumen
         learning_rate=chosen.learning_rate,
         weight_decay=chosen.weight_decay,
         max_grad_norm=chosen.max_grad_norm,
-        bf16=wants_bf16(chosen.precision),
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         use_cpu=not cuda,
-        gradient_checkpointing=chosen.checkpointing != "off",
-        gradient_checkpointing_kwargs={"use_reentrant": chosen.checkpointing == "reentrant"},
+        activation_checkpointing=chosen.checkpointing != "off",
+        activation_checkpointing_kwargs={"use_reentrant": chosen.checkpointing == "reentrant"},
         logging_steps=chosen.log_every,
         logging_first_step=True,
         # A loss that is not a number must be seen, not averaged away.

@@ -104,8 +104,8 @@ class TrainerSettings(Checked):
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0: never", low=0.0)
     precision: str = setting(
         "auto",
-        "autocast: bf16 computes in bfloat16, auto does so where the hardware is fast at it",
-        choices=("auto", "bf16", "fp32"),
+        "what to compute in: auto is bf16 where the hardware is fast at it, else fp32; fp16 is for GPUs without bf16",
+        choices=("auto", "bf16", "fp16", "fp32"),
     )
     checkpointing: str = setting(
         "off", "recompute activations to save memory", choices=("off", "non_reentrant", "reentrant")

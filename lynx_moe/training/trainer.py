@@ -140,7 +140,7 @@ class LynxTrainer(Trainer):
             self._note(name, values.mean() / getattr(self, "current_gradient_accumulation_steps", 1))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the loss's terms, the mean gate and the penalties: means per step since the last log, of this process."""
+        """Adds the loss's terms, the mean gate and the penalties: means per step since the last log."""
         if "loss" in logs:
             steps = max(1, self.state.global_step - getattr(self, "_noted_at", self._initial_global_step))
             logs = {**logs, **{name: (total / steps).item() for name, total in self._sums.items()}}

@@ -32,7 +32,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def imports(path: Path) -> list[Imported]:
-    """Every import of the file, also inside functions and as `import_module("literal")`, with relative ones resolved."""
+    """Every import, also inside functions and as `import_module("literal")`, with relative ones resolved."""
     package = relative(path).removesuffix(".py").removesuffix("/__init__").split("/")
     if path.name != "__init__.py":
         package = package[:-1]

@@ -87,11 +87,11 @@ def small_folder(folder: Path) -> Path:
     )  # fmt: skip
     second = (
         [
-            record(4, id="train/test/2/absent/0", image_id="c", task="absent", answer="There is no red star."),
-            record(5, id="train/test/3/count/0", task="count", kind="understanding", question="What is one?",
-                   answer="one", phrase=""),
+            record(4, id="train/test/2/absent/0", image_id="c", task="absent", question="Find the blue star.",
+            answer="no red star in picture ."), record(5, id="train/test/3/count/0", task="count",
+                   kind="understanding", question="What is one?", answer="one", phrase=""),
             record(6, id="train/test/2/describe/0", image_id="c", task="describe", kind="understanding",
-                   question="describe the picture", answer="a red star and a cat .", phrase=""),
+                   question="describe the picture", answer="a red star in a cat .", phrase=""),
         ],
         [picture("c", (32, 32), (0, 0, 255))],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What README and docs show works: Python blocks run, shell blocks parse and name commands, keys and files that exist."""
+"""What README and docs show works: Python runs, shell parses and names commands, keys and files that exist."""
 
 import re
 import shlex

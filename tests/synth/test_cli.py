@@ -1,8 +1,11 @@
 """The command line: Hydra overrides in, typed errors with the nearest names out."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -71,6 +74,21 @@ def test_help_tells_every_setting_task_and_source(capsys):
     text = capsys.readouterr().out
     for name in ["find_one", "rendered", "coco.folder", *(f.name for f in fields(Settings) if f.name != "coco")]:
         assert name in text
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_process_and_no_manifest_behind(tmp_path, how):
+    arguments = ["task=exists", "size=3000", "shard_size=1500", "workers=2", f"out={tmp_path}/d"]
+    command = [sys.executable, "-m", "synth", *arguments]
+    made = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    while not list(tmp_path.rglob("*.tmp")) and made.poll() is None:  # until a worker is in the middle of a shard
+        time.sleep(0.05)
+    os.kill(made.pid, how)
+    said = made.communicate(timeout=30)[1]  # ends only when the workers, which hold the same pipe, have ended too
+    assert made.returncode == (130 if how == signal.SIGINT else -how)
+    assert "Traceback" not in said and not (tmp_path / "d/manifest.json").exists()
+    if how == signal.SIGINT:
+        assert "finished shards are kept" in said and not list(tmp_path.rglob("*.tmp"))
 
 
 def test_synth_needs_no_model_library():

@@ -119,6 +119,12 @@ def test_questions_per_image_keeps_that_many_of_the_full_set(made, tmp_path):
     assert len({row["task"] for row in few}) > 1
 
 
+def test_the_questions_kept_are_the_same_every_time(tmp_path):
+    for name in "ab":
+        synth.make(settings(tmp_path / name, questions_per_image=3, size=3))
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
 def test_same_settings_again_touch_nothing(made):
     before = {p: p.stat().st_mtime_ns for p in made[0].rglob("*")}
     assert synth.make(settings(made[0], workers=2)) == made[1]

@@ -22,9 +22,9 @@ ERROR_KINDS = ("unparseable", "out_of_range", "inverted")
 class Parsed:
     """What a text said about boxes.
 
-    `boxes` are original pixels, in reading order; `spans` are their places in the text. `errors` counts by kind what looked
-    like a box and was none: "unparseable", "out_of_range" (a number the frame does not have, or a box wholly in the
-    padding), "inverted" (corners not in order).
+    `boxes` are original pixels, in reading order; `spans` are their places in the text. `errors` counts by kind what
+    looked like a box and was none: "unparseable", "out_of_range" (a number the frame does not have, or a box wholly
+    in the padding), "inverted" (corners not in order).
     """
 
     boxes: list[Box] = field(default_factory=list)

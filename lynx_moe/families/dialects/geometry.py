@@ -1,8 +1,8 @@
 """What an image processor does to a picture, as the window of the picture that the model then sees.
 
-Every step that matters (pad to a square, resize, crop from the centre) keeps axes straight, so all of them together are one
-rectangle in original pixels: larger than the picture where it was padded, smaller where it was cropped. Box dialects measure
-in fractions of that window, which stays right whatever the resolution is.
+Every step that matters (pad to a square, resize, crop from the centre) keeps axes straight, so all of them together
+are one rectangle in original pixels: larger than the picture where it was padded, smaller where it was cropped. Box
+dialects measure in fractions of that window, which stays right whatever the resolution is.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from lynx_moe.grounding import Box
 
 Size = tuple[int, int]
 
-# An image processor with one of these shows the model tiles or patches of the whole picture; their padding has no meaning
-# in a box, because these families count in fractions (or pixels) of the picture itself.
+# An image processor with one of these shows the model tiles or patches of the whole picture; their padding has no
+# meaning in a box, because these families count in fractions (or pixels) of the picture itself.
 TILING_MARKS = ("image_grid_pinpoints", "do_image_splitting", "crop_to_patches", "do_pan_and_scan", "merge_size", "patch_size")
 
 

@@ -12,8 +12,8 @@ from lynx_moe.families.dialects.brackets import BracketDialect
 class LlavaDialect(BracketDialect):
     """Fractions of what the model sees: LLaVA's padded square, or the centre crop if the checkpoint's processor crops.
 
-    The original code padded to a square; a checkpoint whose processor crops instead never shows the model that square, so
-    the frame follows the processor.
+    The original code padded to a square; a checkpoint whose processor crops instead never shows the model that
+    square, so the frame follows the processor.
 
     >>> LlavaDialect().encode((10, 20, 30, 40), (100, 100))
     '[0.10, 0.20, 0.30, 0.40]'

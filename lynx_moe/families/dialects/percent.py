@@ -10,7 +10,8 @@ from lynx_moe.families.dialects.brackets import BracketDialect
 
 @DIALECTS.register("percent")
 class PercentDialect(BracketDialect):
-    """Integers 0 to 100 of what the model sees: the padded square if the processor pads, the crop if it crops, else the picture.
+    """Integers 0 to 100 of what the model sees: the padded square if the processor pads, the crop if it crops, else
+    the picture.
 
     >>> from lynx_moe.families.dialects.geometry import Geometry
     >>> percent = PercentDialect(Geometry(pad_square=True))

@@ -1,0 +1,186 @@
+"""The command line: `lynx-moe quickstart | evaluate | export | verify | families`, each with `--json FILE`.
+
+Nothing heavy is imported until a command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from lynx_moe.errors import LynxError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0 only when what it was asked for is true.
+
+    A mistake that somebody can act on is printed as what / why / fix, without a traceback, and also goes into `--json`.
+    """
+    given = build_parser().parse_args(arguments)
+    try:
+        result = given.command(given)
+    except LynxError as problem:
+        print(f"lynx-moe: {problem}", file=sys.stderr)
+        error = {"type": type(problem).__name__, "what": problem.message, "why": problem.why, "fix": problem.fix}
+        result = {"ok": False, "error": error}
+    except KeyboardInterrupt:
+        print("lynx-moe: stopped", file=sys.stderr)
+        return 130
+    if given.json:
+        write_json(Path(given.json), result)
+    return 0 if result["ok"] else 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `parse_args(...).command` is the function that runs."""
+    parser = argparse.ArgumentParser(
+        prog="lynx-moe", description="Teach a vision-language model to point, and prove that it forgot nothing."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--json", metavar="FILE", help="also write the result there, machine-readable")
+        command.set_defaults(command=function)
+        return command
+
+    quick = add("quickstart", run_quickstart, "make data, train, measure and export the embedded base")
+    quick.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the training, as for train.py")
+    quick.add_argument("--out", default="outputs/quickstart", help="folder for everything (default %(default)s)")
+    quick.add_argument("--limit", type=at_least_one, default=600, help="questions per evaluation (default %(default)s)")
+    quick.add_argument("--overwrite", action="store_true", help="replace the results of an earlier quickstart")
+
+    ask = add("evaluate", run_evaluate, "what a base, a run or an export can do on a folder of records")
+    ask.add_argument("path", help="a run folder, an export, an adapter, or a base VLM")
+    ask.add_argument("--data", required=True, metavar="FOLDER", help="records, as python -m synth writes them")
+    ask.add_argument("--split", default="val", help="which split (default %(default)s)")
+    ask.add_argument("--gate", choices=("auto", "on", "off"), default="auto", help="prompt gate of a run or an adapter")
+    ask.add_argument("--against", metavar="PATH", help="another model, measured first and compared pair by pair")
+    ask.add_argument("--limit", type=at_least_one, help="ask only this many questions, drawn the same way every time")
+    ask.add_argument("--batch-size", type=at_least_one, default=64, help="prompts per forward (default %(default)s)")
+    ask.add_argument("--sheet", metavar="PNG", help="draw some of the answers on a contact sheet")
+    loading_arguments(ask)
+
+    out = add("export", run_export, "write a Hugging Face folder that loads without this library, and prove it")
+    out.add_argument("path", help="a run folder or an adapter")
+    out.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
+    routes = ("auto", "native", "code", "adapter")
+    out.add_argument("--route", default="auto", choices=routes, help="default %(default)s")
+    out.add_argument("--licence", help="licence to name in the card (default: the base's own)")
+    out.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
+
+    check = add("verify", run_verify, "whether an export is still byte for byte, and logit for logit, what was written")
+    check.add_argument("path", help="an exported folder")
+
+    found = add("families", run_families, "where the blocks would go in a model; reads its config, not its weights")
+    found.add_argument("path", help="a folder, a Hub name, or pkg://package/folder")
+    found.add_argument("--layers", default="every_other", help="every_other, all, upper_half, or numbers: 0,2,5")
+    return parser
+
+
+def loading_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dialect", help="how boxes are written (default: the run's own, else percent)")
+    command.add_argument("--trust-remote-code", action="store_true", help="allow an export to run its modelling file")
+
+
+def at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def run_quickstart(given: argparse.Namespace) -> dict:
+    from lynx_moe.quickstart import quickstart
+
+    return quickstart(Path(given.out), overrides=given.overrides, limit=given.limit, overwrite=given.overwrite)
+
+
+def run_evaluate(given: argparse.Namespace) -> dict:
+    from lynx_moe.data import load_records
+    from lynx_moe.evaluation import compare, evaluate, evaluation_sheet, print_report
+    from lynx_moe.loading import load
+
+    records = load_records(given.data, given.split, limit=given.limit)
+    before = None
+    if given.against:
+        other = load(given.against, dialect=given.dialect, trust_remote_code=given.trust_remote_code)
+        before = evaluate(other.model, other.processor, records, other.dialect, given.batch_size)
+        del other
+    loaded = load(given.path, dialect=given.dialect, trust_remote_code=given.trust_remote_code)
+    with loaded.gate(given.gate):
+        result = evaluate(loaded.model, loaded.processor, records, loaded.dialect, given.batch_size)
+    print_report(before, result)
+    if given.sheet:
+        print(f"answers drawn on {evaluation_sheet(result, records, given.sheet)}")
+    found = {"ok": True, "path": given.path, "gate": given.gate, **result}
+    if before is not None:
+        found |= {"against": before, "change": compare(before, result)}
+    return found
+
+
+def run_export(given: argparse.Namespace) -> dict:
+    from lynx_moe.errors import ExportError
+    from lynx_moe.export import export
+    from lynx_moe.loading import load
+
+    loaded = load(given.path)
+    if not loaded.adapted:
+        raise ExportError(
+            f"{given.path} is {'an' if loaded.kind == 'export' else 'a'} {loaded.kind}",
+            why="only a base with an adapter can be exported",
+            fix="give the folder of a finished run",
+        )
+    report = export(
+        loaded.model,
+        loaded.processor,
+        given.out,
+        route=given.route,
+        overwrite=given.overwrite,
+        licence=given.licence,
+    )
+    print(f"written to {report['path']}: {report['size_bytes'] / 1e6:.1f} MB, route {report['route']}")
+    print(f"largest logit difference after reload: {report['max_abs_logit_diff']:.3g}")
+    return {"ok": True, **report}
+
+
+def run_verify(given: argparse.Namespace) -> dict:
+    from lynx_moe.export import verify
+
+    result = verify(given.path)
+    if result["changed_files"]:
+        print(f"changed since the export: {', '.join(result['changed_files'])}", file=sys.stderr)
+    if "max_abs_logit_diff" in result:
+        print(f"largest logit difference: {result['max_abs_logit_diff']:.3g}")
+    print("verified" if result["ok"] else "NOT what was exported")
+    return result
+
+
+def run_families(given: argparse.Namespace) -> dict:
+    from lynx_moe.families.survey import print_survey, survey
+    from lynx_moe.training.base import resolve
+
+    choice = given.layers
+    if all(part.strip().lstrip("-").isdigit() for part in choice.split(",")):
+        choice = [int(part) for part in choice.split(",")]
+    found = survey(resolve(given.path), choice)
+    print_survey(found)
+    return {"ok": True, **found}
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Whole or not at all, so that a reader never sees half a result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Where the blocks would go in a model, told from its config alone: no weights are read, however large it is."""
+
+from __future__ import annotations
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from lynx_moe.errors import FamilyError
+from lynx_moe.families.find import describe_ffn, find_ffn_blocks, select_layers
+
+
+def survey(path: str, layers: str | list[int] = "every_other") -> dict:
+    """The feed-forward positions that `find_ffn_blocks` sees in the model at `path`, and which of them `layers` means.
+
+    Args:
+        path: a folder or a Hub name.
+        layers: as in `LynxConfig`.
+
+    Returns:
+        dict: path, model_class, model_type, text_model_type, and `blocks`, each with layer, name, width, ffn_width,
+        is_moe and chosen.
+
+    Raises:
+        FamilyError: there is no config of a vision-language model, or no feed-forward block in it.
+        ConfigError: `layers` means nothing here.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+    except (OSError, ValueError) as problem:
+        raise FamilyError(
+            f"{path} is no vision-language model that transformers knows: {str(problem).splitlines()[0]}",
+            why="AutoModelForImageTextToText must accept its config.json",
+            fix="check the path; without a network it must be a folder",
+        ) from problem
+    found = find_ffn_blocks(model)
+    chosen = select_layers(max(block.layer for block in found) + 1, layers)
+    blocks = []
+    for block in found:
+        shape = describe_ffn(model.get_submodule(block.name))
+        blocks.append(
+            {
+                "layer": block.layer,
+                "name": block.name,
+                "width": shape.width,
+                "ffn_width": shape.ffn_width,
+                "is_moe": shape.is_moe,
+                "chosen": block.layer in chosen,
+            }
+        )
+    return {
+        "path": path,
+        "model_class": type(model).__name__,
+        "model_type": config.model_type,
+        "text_model_type": config.get_text_config().model_type,
+        "blocks": blocks,
+    }
+
+
+def print_survey(found: dict, console: Console | None = None) -> None:
+    """Prints a survey as a table, one row per decoder layer."""
+    console = console or Console()
+    table = Table(title=f"{found['model_class']}, text decoder {found['text_model_type']}", title_justify="left")
+    for title in ("layer", "frozen experts", "width", "FFN width", "kind", "gets a block"):
+        table.add_column(title, justify="right" if "width" in title.lower() or title == "layer" else "left")
+    for block in found["blocks"]:
+        kind = "mixture of experts" if block["is_moe"] else "dense"
+        marks = (str(block["width"]), str(block["ffn_width"]), kind, "yes" if block["chosen"] else "")
+        table.add_row(str(block["layer"]), block["name"], *marks)
+    console.print(table)

@@ -1,0 +1,143 @@
+"""One way to open whatever a path means: a base, a finished run, an adapter on its own, or an export."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lynx_moe.errors import CheckpointError, ConfigError
+
+GATES = ("auto", "on", "off")
+EXPORT_MANIFEST = "lynx_export.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model ready to answer, with what its answers need to be read.
+
+    Attributes:
+        kind: "base", "run", "adapter" or "export".
+        model: in eval mode; a `PeftModel` when `adapted`.
+        processor: the base's.
+        dialect: how it writes boxes, in the frame of its processor.
+    """
+
+    kind: str
+    model: Any
+    processor: Any
+    dialect: Any
+
+    @property
+    def adapted(self) -> bool:
+        return self.kind in ("run", "adapter")
+
+    def gate(self, choice: str) -> AbstractContextManager:
+        """Inside, the prompt gate is as `choice` says: "auto" leaves it to the adapter, "on" and "off" force it.
+
+        Raises:
+            ConfigError: the choice is unknown, or this is no live adapter, whose gate could be forced.
+        """
+        from lynx_moe.adapter import set_gate
+
+        if choice not in GATES:
+            raise ConfigError(f"gate {choice!r} is unknown", why=f"it is one of {', '.join(GATES)}", fix="gate auto")
+        if choice == "auto":
+            return nullcontext()
+        if not self.adapted:
+            raise ConfigError(
+                f"the gate of {'an export' if self.kind == 'export' else 'a base'} cannot be forced {choice}",
+                why="it has no live adapter: an export carries its gate inside, a base has none",
+                fix="point to the run folder, or leave the gate on auto",
+            )
+        return set_gate(self.model, choice == "on")
+
+
+def load(path: str | Path, *, dialect: str | None = None, trust_remote_code: bool = False) -> Loaded:
+    """Opens `path` for answering: a run folder, an adapter folder, an exported folder, or any base VLM.
+
+    Args:
+        path: a folder, a Hub name, or pkg://package/folder for a base.
+        dialect: name of the box dialect; None takes the run's, and "percent" where nothing says.
+        trust_remote_code: allow an export by route "code" to run its own modelling file.
+
+    Raises:
+        CheckpointError: nothing that can be loaded is there, or an export brings code and that was not allowed.
+        ConfigError: the dialect is unknown.
+    """
+    folder = Path(path)
+    if (folder / "run.json").is_file():
+        return _run(folder, dialect)
+    if (folder / EXPORT_MANIFEST).is_file() and not (folder / "adapter_config.json").is_file():
+        return _export(folder, dialect, trust_remote_code)
+    if (folder / "adapter_config.json").is_file():
+        return _adapter(folder, dialect)
+    if folder.is_dir() and (folder / "adapter").is_dir():
+        raise CheckpointError(
+            f"{folder} is an unfinished run",
+            why="it has no run.json, which is written last",
+            fix="resume or repeat the run",
+        )
+    return _base(str(path), dialect)
+
+
+def _run(folder: Path, dialect: str | None) -> Loaded:
+    from lynx_moe.adapter.loading import load_adapter
+    from lynx_moe.training.base import load_base
+    from lynx_moe.training.settings import ModelSettings
+
+    settings = ModelSettings(**json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]["model"])
+    base, processor = load_base(settings)
+    model = load_adapter(base, folder / "adapter")
+    return _loaded("run", model, processor, dialect or settings.dialect)
+
+
+def _adapter(folder: Path, dialect: str | None) -> Loaded:
+    from lynx_moe.adapter.loading import load_adapter
+
+    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not named:
+        raise CheckpointError(
+            f"{folder} does not name its base",
+            why="base_model_name_or_path is empty",
+            fix="point to the run folder instead",
+        )
+    found = _base(named, dialect)
+    return _loaded("adapter", load_adapter(found.model, folder), found.processor, found.dialect.name)
+
+
+def _export(folder: Path, dialect: str | None, trust_remote_code: bool) -> Loaded:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")) and not trust_remote_code:
+        raise CheckpointError(
+            f"{folder} brings its own modelling file",
+            why="running code from a folder must be allowed explicitly",
+            fix="read the file, then pass trust_remote_code (on the command line: --trust-remote-code)",
+        )
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        processor = AutoProcessor.from_pretrained(str(folder))
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(
+            f"could not load the export {folder}: {str(problem).splitlines()[0]}",
+            why="files are missing or damaged",
+            fix=f"lynx-moe verify {folder} names the changed files",
+        ) from problem
+    return _loaded("export", model.eval(), processor, dialect)
+
+
+def _base(path: str, dialect: str | None) -> Loaded:
+    from lynx_moe.training.base import load_base
+    from lynx_moe.training.settings import ModelSettings
+
+    model, processor = load_base(ModelSettings(path=path, dtype="auto"))
+    return _loaded("base", model, processor, dialect)
+
+
+def _loaded(kind: str, model: Any, processor: Any, dialect: str | None) -> Loaded:
+    from lynx_moe.families.dialects import get_dialect
+
+    return Loaded(kind=kind, model=model, processor=processor, dialect=get_dialect(dialect or "percent", processor))

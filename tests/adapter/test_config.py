@@ -1,0 +1,74 @@
+"""What can be set, and what is said about what cannot."""
+
+import json
+
+import pytest
+from peft import PeftConfig
+
+from lynx_moe.adapter import LynxConfig
+from lynx_moe.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_experts": 8, "top_k": 1, "expert_width": 24, "mix": "convex", "alpha_init": 0.7},
+        {"layers": [0, 2, 5], "target_modules": ["mlp"], "exclude_modules": r".*layers\.0.*"},
+        {
+            "prompt_gate": "off",
+            "sparsity_penalty": "entropy",
+            "gate_sparsity": 0.5,
+            "router_z": 0.1,
+            "task_type": "CAUSAL_LM",
+        },
+    ],
+    ids=str,
+)
+def test_a_config_survives_its_file(settings, tmp_path):
+    config = LynxConfig(**settings)
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "LYNX"
+    assert PeftConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"mix": "addtive"}, "did you mean 'additive'"),
+        ({"sparsity_penalty": "L1"}, "'l1'"),
+        ({"expert_init": "copied"}, "did you mean 'copy'"),
+        ({"prompt_gate": "automatic"}, "'auto'"),
+        ({"prompt_gate": True}, "prompt_gate=True"),
+        ({"layers": "every-other"}, "did you mean 'every_other'"),
+        ({"layers": []}, "at least one"),
+        ({"layers": [0.5]}, "whole number"),
+        ({"num_experts": 0}, "at least 1"),
+        ({"num_experts": 2.0}, "whole number"),
+        ({"top_k": 5}, "cannot use more experts"),
+        ({"expert_width": -1}, "expert_width=-1"),
+        ({"gate_sparsity": -0.1}, "gate_sparsity=-0.1"),
+        ({"balance": float("nan")}, "balance=nan"),
+        ({"router_z": "0.1"}, "router_z='0.1'"),
+        ({"mix": "convex", "alpha_init": 1.0}, "strictly between"),
+        ({"mix": "convex", "sparsity_penalty": "hoyer"}, "no effect"),
+    ],
+    ids=str,
+)
+def test_a_value_that_nothing_can_honour_is_refused_with_help(settings, said):
+    with pytest.raises(ConfigError) as caught:
+        LynxConfig(**settings)
+    assert said in str(caught.value)
+    assert "why:" in str(caught.value) and "fix:" in str(caught.value)
+
+
+def test_every_field_of_ours_says_what_it_does():
+    own = {f for f in LynxConfig.__dataclass_fields__} - set(PeftConfig.__dataclass_fields__)
+    assert all(len(LynxConfig.__dataclass_fields__[f].metadata["help"]) > 20 for f in own)
+
+
+def test_copies_of_another_width_are_refused(llava):
+    from peft import get_peft_model
+
+    with pytest.raises(ConfigError, match="64 wide"):
+        get_peft_model(llava[0], LynxConfig(expert_init="copy", expert_width=16))

@@ -1,0 +1,179 @@
+"""The plan, the folder, the proof: what holds for every route."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lynx_moe.export.run as run
+from lynx_moe.adapter import LynxConfig
+from lynx_moe.errors import ConfigError, ExportError, OutputExistsError
+from lynx_moe.export import card, fresh, plan, verify
+from lynx_moe.training.hashing import hash_base
+from tests.adapter.speaking import adapted
+from tests.export.exporting import compare_in_this_process, export_of, quick_check, with_fitted_gate  # noqa: F401
+from tests.tiny import tiny_llava, tiny_qwen2_5_vl
+
+
+@pytest.fixture
+def model_and_inputs():
+    vlm, inputs = tiny_llava()
+    return adapted(vlm), inputs
+
+
+def test_auto_takes_a_host_that_loses_nothing():
+    assert plan(adapted(tiny_llava()[0], prompt_gate="on")).route == "native"
+    vlm, inputs = tiny_llava()
+    chosen = plan(with_fitted_gate(vlm, inputs))
+    assert chosen.route == "code" and "per-prompt gate" in str(chosen)
+    chosen = plan(adapted(tiny_qwen2_5_vl()[0]))
+    assert chosen.route == "code" and "no native host" in str(chosen)
+
+
+def test_native_plan_says_that_the_gate_is_dropped():
+    vlm, inputs = tiny_llava()
+    chosen = plan(with_fitted_gate(vlm, inputs), route="native")
+    assert "dropped" in chosen.exactness and "measure retention" in str(chosen)
+
+
+def test_unknown_route_names_the_nearest(model_and_inputs):
+    with pytest.raises(ConfigError, match="native"):
+        plan(model_and_inputs[0], route="nativ")
+
+
+def test_model_without_an_adapter_is_refused():
+    with pytest.raises(ExportError, match="0 LynX blocks"):
+        plan(tiny_llava()[0])
+
+
+def test_plan_is_printed_before_anything_is_computed(model_and_inputs, tmp_path, capsys, monkeypatch):
+    def stop(*args):
+        raise RuntimeError("computing")
+
+    monkeypatch.setattr(run, "_write", stop)
+    with pytest.raises(RuntimeError, match="computing"):
+        export_of(*model_and_inputs, tmp_path / "out", route="native")
+    assert "route 'native', host glm4_moe" in capsys.readouterr().out
+    assert not any(tmp_path.iterdir())
+
+
+def test_folder_that_is_there_is_kept_unless_overwritten(model_and_inputs, tmp_path, quick_check):  # noqa: F811
+    out = tmp_path / "out"
+    export_of(*model_and_inputs, out, route="native")
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(OutputExistsError, match="exists"):
+        export_of(*model_and_inputs, out, route="native")
+    assert (out / "mine.txt").read_text() == "keep"
+    export_of(*model_and_inputs, out, route="code", overwrite=True)
+    assert not (out / "mine.txt").exists() and (out / "modelling_lynx.py").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "modules"] == ["out"]
+
+
+def test_export_that_answers_otherwise_is_not_kept(model_and_inputs, tmp_path, monkeypatch):
+    def off_by_a_bit(folder, device):
+        result = compare_in_this_process(folder, device)
+        return result | {"max_abs_logit_diff": 0.5}
+
+    monkeypatch.setattr(run, "check_in_fresh_process", off_by_a_bit)
+    with pytest.raises(ExportError, match="logits differ by 0.5"):
+        export_of(*model_and_inputs, tmp_path / "out", route="native")
+    assert not any(tmp_path.iterdir())
+
+
+def test_export_that_changed_a_tensor_is_not_kept(model_and_inputs, tmp_path, quick_check, monkeypatch):  # noqa: F811
+    honest = run.instantiate
+
+    def with_a_changed_weight(built):
+        model = honest(built)
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 1.0001)
+        return model
+
+    monkeypatch.setattr(run, "instantiate", with_a_changed_weight)
+    with pytest.raises(ExportError, match="changed tensors: lm_head.weight"):
+        export_of(*model_and_inputs, tmp_path / "out", route="native")
+
+
+def test_live_model_is_left_as_it_was(model_and_inputs, tmp_path, quick_check):  # noqa: F811
+    model, inputs = model_and_inputs
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    export_of(model, inputs, tmp_path / "out", route="code")
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "README.md", "config.json", "lynx_export.json"])
+def test_verify_finds_one_changed_byte(name, model_and_inputs, tmp_path, quick_check):  # noqa: F811
+    export_of(*model_and_inputs, tmp_path / "out", route="native")
+    content = bytearray((tmp_path / "out" / name).read_bytes())
+    content[-2] ^= 1 if name != "lynx_export.json" else ord("}") ^ ord(" ") ^ ord("\n")
+    if name == "lynx_export.json":
+        content = content.replace(b'"loaded_without_lynx_moe": true', b'"loaded_without_lynx_moe": null')
+        content[-2] = ord("}")
+    (tmp_path / "out" / name).write_bytes(content)
+    found = verify(tmp_path / "out")
+    assert not found["ok"] and found["changed_files"] == [name]
+
+
+def test_verify_refuses_a_folder_that_is_no_export(tmp_path):
+    with pytest.raises(ExportError, match="lynx_export.json"):
+        verify(tmp_path)
+
+
+def test_adapter_route_ships_no_base_tensor_and_answers_as_the_live_adapter(tmp_path):
+    vlm, inputs = tiny_llava()
+    base = {fresh.tensor_sha256(tensor) for tensor in vlm.state_dict().values()}
+    before = hash_base(vlm)
+    model = with_fitted_gate(vlm, inputs)
+    report = export_of(model, inputs, tmp_path / "out", route="adapter")
+    assert report["max_abs_logit_diff"] == 0.0 and not report["loaded_without_lynx_moe"]
+    shipped = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert not base & {fresh.tensor_sha256(tensor) for tensor in shipped.values()}
+    assert json.loads((tmp_path / "out" / "base_sha256.json").read_text()) == before.tensors
+    assert report["base_sha256"] == before.digest
+    assert verify(tmp_path / "out")["ok"]
+    assert list(model.peft_config) == ["default"]
+
+
+def test_blocked_packages_cannot_be_imported_nor_found():
+    program = Path(fresh.__file__).read_text().split("if __name__")[0] + (
+        "block()\n"
+        "import importlib.util\n"
+        "assert all(importlib.util.find_spec(name) is None for name in BLOCKED)\n"
+        "import json.tool, wave\n"
+    )
+    root = str(Path(run.__file__).parents[2])
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
+
+
+def test_card_has_the_licence_and_files_of_a_local_base(model_and_inputs, tmp_path, quick_check):  # noqa: F811
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# base\n")
+    (base / "LICENSE").write_text("terms")
+    (base / "NOTICE.txt").write_text("notice")
+    model, inputs = model_and_inputs
+    model.peft_config["default"].base_model_name_or_path = str(base)
+    export_of(model, inputs, tmp_path / "out", route="native")
+    text = (tmp_path / "out" / "README.md").read_text()
+    header = text.split("---\n")[1]
+    assert "license: apache-2.0" in header and "pipeline_tag: image-text-to-text" in header
+    assert (tmp_path / "out" / "LICENSE").read_text() == "terms"
+    assert (tmp_path / "out" / "NOTICE.txt").exists()
+    assert str(tmp_path) not in text
+
+
+def test_card_without_a_known_licence_says_other():
+    assert card.base_licence("") == "other"
+    assert card.base_licence("someone/some-model") == "other"
+
+
+def test_settings_in_the_card_are_the_adapters_own(model_and_inputs, tmp_path, quick_check):  # noqa: F811
+    export_of(*model_and_inputs, tmp_path / "out", route="native")
+    text = (tmp_path / "out" / "README.md").read_text()
+    settings = json.loads(text.split("```json\n")[1].split("```")[0])
+    assert settings.keys() == LynxConfig.__annotations__.keys()

@@ -1,0 +1,130 @@
+"""Pointing in one line: from an exported model, from an adapter on its base, and with boxes in the asker's pixels."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from lynx_moe.errors import CheckpointError
+from lynx_moe.grounding.grounder import Grounder, question_about
+from tests.tiny import tiny_llava_with_processor
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    model, processor = tiny_llava_with_processor()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def speaking(grounder, text):
+    """The grounder with a model that always writes `text`, each token with probability 1/2."""
+    tokenizer = grounder._builder.tokenizer
+    ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
+    asked = []
+
+    def generate(input_ids, **others):
+        asked.append(tokenizer.decode(input_ids[0], skip_special_tokens=True))
+        logits = torch.full((len(ids), 1, len(tokenizer)), -1e9)
+        for k, token in enumerate(ids):
+            logits[k, 0, token] = logits[k, 0, token - 1] = 0.0
+
+        class Out:
+            sequences = torch.cat([input_ids, torch.tensor([ids])], dim=1)
+
+        Out.logits = tuple(logits)
+        return Out
+
+    grounder.model.generate = generate
+    return asked
+
+
+def test_boxes_are_pixels_of_the_picture_that_was_given(exported, tmp_path):
+    grounder = Grounder.from_pretrained(exported)
+    asked = speaking(grounder, "The red star is at [25, 50, 50, 75].")
+    image = Image.new("RGB", (200, 100))
+    boxes = grounder(image, "the red star")
+    # The processor pads to a square of 200: 50 pixels above and below.
+    assert [box.xyxy for box in boxes] == [(50, 50, 100, 100)]
+    assert boxes[0].label == "the red star" and boxes[0].confidence == pytest.approx(0.5)
+    assert "Find the red star." in asked[0]
+    image.save(tmp_path / "picture.png")
+    assert grounder(tmp_path / "picture.png", "the red star") == boxes
+
+
+def test_boxes_of_earlier_steps_are_not_returned(exported):
+    grounder = Grounder.from_pretrained(exported)
+    speaking(grounder, "Step 1: Find the cat at [0, 40, 10, 60]. Step 2: It is at [50, 40, 60, 60].")
+    answer, boxes = grounder.ask(Image.new("RGB", (100, 100)), "Where is it?")
+    assert answer.startswith("Step 1") and [box.xyxy for box in boxes] == [(50, 40, 60, 60)]
+
+
+def test_nothing_found_is_an_empty_list(exported):
+    grounder = Grounder.from_pretrained(exported)
+    speaking(grounder, "no red star in picture.")
+    assert grounder(Image.new("RGB", (10, 10)), "the red star") == []
+
+
+def test_real_generation_runs_and_gives_finite_confidence(exported):
+    answer, boxes = Grounder.from_pretrained(exported).ask(Image.new("RGB", (30, 20)), "Find the cat.")
+    assert isinstance(answer, str) and all(0 < box.confidence <= 1 for box in boxes)
+
+
+def test_confidence_is_over_the_tokens_of_the_box_only(exported):
+    grounder = Grounder.from_pretrained(exported)
+    tokenizer = grounder._builder.tokenizer
+    from lynx_moe.evaluation import Generated
+
+    text = "cat [1, 2, 30, 40] ."
+    ids = tokenizer(text)["input_ids"]
+    start, end = text.index("["), text.index("]") + 1
+    logs, place = [], 0
+    for token in ids:
+        logs.append(math.log(0.25) if start <= place < end else math.log(0.9))
+        place += len(tokenizer.decode([token]))
+    answer = Generated(text, tuple(ids), tuple(logs))
+    assert grounder._confidence(answer, start, end) == pytest.approx(0.25)
+
+
+def test_dialect_of_the_run_is_used_for_its_adapter(exported, tmp_path):
+    peft = pytest.importorskip("peft")
+    from lynx_moe import LynxConfig
+
+    model, _ = tiny_llava_with_processor()
+    model.name_or_path = str(exported)
+    adapted = peft.get_peft_model(model, LynxConfig(num_experts=2, top_k=1))
+    adapted.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"model": {"dialect": "llava"}}}))
+    grounder = Grounder.from_pretrained(tmp_path, base=exported)
+    assert grounder.dialect.name == "llava"
+    assert Grounder.from_pretrained(tmp_path / "adapter", base=exported).dialect.name == "percent"
+    assert Grounder.from_pretrained(tmp_path, base=exported, dialect="percent").dialect.name == "percent"
+    assert type(grounder.model).__name__.startswith("Peft")
+
+
+def test_folder_without_a_model_says_what_was_looked_for(tmp_path):
+    with pytest.raises(CheckpointError, match="adapter_config.json"):
+        Grounder.from_pretrained(tmp_path)
+
+
+def test_missing_base_says_to_give_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
+    with pytest.raises(CheckpointError, match="base="):
+        Grounder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "question"),
+    [
+        ("the cracked gear", "Find the cracked gear."),
+        ("a dog", "Find the dog."),
+        ("gear", "Find the gear."),
+        (" Point to the cat. ", "Point to the cat."),
+    ],
+)
+def test_phrase_becomes_the_plainest_question(phrase, question):
+    assert question_about(phrase) == question

@@ -1,0 +1,233 @@
+"""Whole runs with the real Trainer on a tiny LLaVA: what they write, refuse and promise."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+from lynx_moe.errors import CheckpointError, ConfigError, OutputExistsError, RecordError
+from lynx_moe.training import run
+from lynx_moe.training import trainer as trainer_module
+from lynx_moe.training.hashing import hash_base
+from lynx_moe.training.settings import Settings
+
+
+def losses(settings: Settings) -> dict[int, float]:
+    rows = (json.loads(line) for line in Path(settings.output_dir, "log.jsonl").read_text().splitlines())
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, base_folder, data_folder):
+    """One finished run, for the tests that only look at it."""
+    from lynx_moe.training.settings import DataSettings, ModelSettings, ObjectiveSettings, TrainerSettings
+
+    settings = Settings(
+        model=ModelSettings(path=base_folder),
+        data=DataSettings(folder=data_folder),
+        trainer=TrainerSettings(
+            max_steps=40, batch_size=8, learning_rate=2e-2, log_every=1, save_every=0, progress=False, precision="fp32"
+        ),
+        objective=ObjectiveSettings(retention_kl=0.1),
+        output_dir=str(tmp_path_factory.mktemp("finished")),
+    )
+    return settings, run(settings)
+
+
+def test_run_writes_adapter_card_and_log_and_no_litter(finished):
+    settings, card = finished
+    assert sorted(p.name for p in Path(settings.output_dir).iterdir()) == ["adapter", "log.jsonl", "run.json"]
+    assert {p.name for p in Path(settings.output_dir, "adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert json.loads(Path(settings.output_dir, "run.json").read_text()) == card
+
+
+def test_training_lowers_the_answer_loss(finished):
+    settings, card = finished
+    by_step = losses(settings)
+    assert by_step[40] < 0.7 * by_step[1]
+    assert card["train"]["steps"] == 40 and card["train"]["last_answer_loss"] > 0
+
+
+def test_base_is_byte_for_byte_what_it_was(finished, base_folder):
+    _, card = finished
+    fresh = hash_base(AutoModelForImageTextToText.from_pretrained(base_folder))
+    assert card["base_hash_unchanged"] is True
+    assert card["base"]["sha256_before"] == card["base"]["sha256_after"] == fresh.digest
+    assert card["base"]["tensors"] == fresh.tensors
+
+
+def test_saved_adapter_holds_the_trained_experts_and_the_fitted_gate(finished, base_folder):
+    settings, _ = finished
+    model = PeftModel.from_pretrained(
+        AutoModelForImageTextToText.from_pretrained(base_folder), Path(settings.output_dir, "adapter")
+    )
+    state = model.state_dict()
+    downs = [v for k, v in state.items() if "down_EDF" in k]
+    assert downs and all(d.abs().sum() > 0 for d in downs)
+    assert [bool(v) for k, v in state.items() if k.endswith("fitted")] == [True]
+
+
+def test_card_says_what_was_run_on_what(finished, data_folder):
+    settings, card = finished
+    assert card["settings"]["trainer"]["max_steps"] == 40 and card["settings"]["objective"]["retention_kl"] == 0.1
+    assert card["data"]["records"] == {"find_one": 12, "identify": 12} and len(card["data"]["manifest_sha256"]) == 64
+    assert {"torch", "transformers", "peft", "lynx_moe"} <= set(card["versions"])
+    assert card["dead_parameters"] == []
+
+
+def test_prompt_gate_is_fitted_first_and_measured_on_prompts_it_did_not_see(finished):
+    gate = finished[1]["prompt_gate"]
+    assert gate["fitted"] and gate["train_error"] == 0.0
+    assert gate["held_out_prompts"] > 0 and 0.0 <= gate["held_out_error"] <= 1.0
+    assert {"held_out_false_open", "held_out_false_shut"} <= set(gate)
+
+
+def test_card_shows_how_the_gates_stand_on_both_kinds_of_prompts(finished):
+    gates = finished[1]["gates"]
+    assert len(gates) == 2  # every other of four layers
+    for block in gates.values():
+        assert 0 < block["grounding_gate"] < 1 and 0 < block["understanding_gate"] < 1
+        assert sum(block["expert_share"]) == pytest.approx(1, abs=1e-3) and len(block["expert_share"]) == 4
+
+
+def test_finished_run_is_refused_and_stays_as_it_is(finished):
+    settings, card = finished
+    with pytest.raises(OutputExistsError):
+        run(settings)
+    assert json.loads(Path(settings.output_dir, "run.json").read_text()) == card
+
+
+def test_same_seed_gives_the_same_run_and_another_seed_another_and_overwrite_replaces_it(settings):
+    seen = []
+    for seed in (0, 0, 1):
+        chosen = settings(max_steps=2)
+        chosen.seed, chosen.overwrite = seed, True
+        assert run(chosen)["settings"]["seed"] == seed
+        seen.append(losses(chosen))
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_resumed_run_has_the_losses_of_an_uninterrupted_one(settings, monkeypatch):
+    whole = settings(max_steps=6, save_every=3, retention_kl=1.0)
+    run(whole)
+    expected = losses(whole)
+
+    class Interrupted(Exception):
+        pass
+
+    step = trainer_module.LynxTrainer.training_step
+
+    def interrupted(self, *args, **kwargs):
+        if self.state.global_step == 4:
+            raise Interrupted
+        return step(self, *args, **kwargs)
+
+    parts = settings(max_steps=6, save_every=3, retention_kl=1.0)
+    parts.output_dir += "-parts"
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(trainer_module.LynxTrainer, "training_step", interrupted)
+        run(parts)
+    with pytest.raises(OutputExistsError, match="checkpoint-3"):
+        run(parts)
+    parts.trainer.resume = True
+    card = run(parts)
+    assert card["train"]["resumed_from"] == "checkpoint-3" and card["base_hash_unchanged"]
+    assert losses(parts) == pytest.approx(expected, rel=1e-6)
+    one, other = (Path(s.output_dir, "adapter/adapter_model.safetensors") for s in (whole, parts))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_full_disk_leaves_the_earlier_checkpoint_whole_and_says_so(settings, monkeypatch):
+    chosen = settings(max_steps=4, save_every=2)
+    save = torch.save
+
+    def full(content, file, *args, **kwargs):
+        if "checkpoint-4" in str(file) and "optimizer" in str(file):
+            Path(file).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(content, file, *args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(CheckpointError) as caught:
+        patched.setattr(torch, "save", full)
+        run(chosen)
+    assert caught.value.why == "the disk is full" and "trainer.resume=true" in caught.value.fix
+    checkpoints = Path(chosen.output_dir, "checkpoints")
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["checkpoint-2"]
+    assert not Path(chosen.output_dir, "run.json").exists()
+    chosen.trainer.resume = True
+    assert run(chosen)["train"]["resumed_from"] == "checkpoint-2"
+
+
+def test_checkpoints_hold_the_adapter_only_and_the_oldest_go(settings):
+    chosen = settings(max_steps=6, save_every=2, keep=2)
+    run(chosen)
+    checkpoints = Path(chosen.output_dir, "checkpoints")
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["checkpoint-4", "checkpoint-6"]
+    files = {p.name for p in (checkpoints / "checkpoint-6").iterdir()}
+    assert "adapter_model.safetensors" in files and not files & {"model.safetensors", "training_args.bin"}
+
+
+def test_run_stops_in_time_and_counts_as_finished(settings):
+    card = run(settings(max_steps=100_000, max_seconds=0.5))
+    assert card["train"]["stopped_by_time"] and 1 <= card["train"]["steps"] < 1000
+    assert card["train"]["last_learning_rate"] < 0.5 * card["settings"]["trainer"]["learning_rate"]
+
+
+def test_changed_base_fails_the_run_and_publishes_nothing(settings, monkeypatch):
+    step = trainer_module.LynxTrainer.training_step
+
+    def vandal(self, *args, **kwargs):
+        with torch.no_grad():
+            self.model.get_base_model().lm_head.weight[0, 0] += 1
+        return step(self, *args, **kwargs)
+
+    chosen = settings(max_steps=1)
+    monkeypatch.setattr(trainer_module.LynxTrainer, "training_step", vandal)
+    with pytest.raises(CheckpointError, match="lm_head.weight"):
+        run(chosen)
+    assert not Path(chosen.output_dir, "adapter").exists() and not Path(chosen.output_dir, "run.json").exists()
+
+
+def test_diverged_run_publishes_nothing(settings):
+    chosen = settings(max_steps=3, learning_rate=float("inf"), max_grad_norm=0.0)
+    with pytest.raises(CheckpointError, match="infinite or undefined"):
+        run(chosen)
+    assert not Path(chosen.output_dir, "adapter").exists()
+
+
+def test_data_without_grounding_is_refused(settings):
+    with pytest.raises(RecordError, match="no grounding record"):
+        run(settings(max_steps=1, data={"kinds": ["understanding"]}))
+
+
+def test_missing_base_and_missing_folder_are_named(settings):
+    chosen = settings(max_steps=1)
+    chosen.model.path = "pkg://lynx_moe/no_such_folder"
+    with pytest.raises(ConfigError, match="holds no model"):
+        run(chosen)
+    chosen = settings(max_steps=1, data={"folder": "???"})
+    with pytest.raises(ConfigError, match="data.folder"):
+        run(chosen)
+
+
+def test_packed_rows_train_too(settings):
+    card = run(settings(max_steps=2, retention_kl=1.0, data={"pack": True}))
+    assert card["train"]["steps"] == 2 and card["train"]["last_retention_kl"] >= 0
+
+
+def test_sixteen_bit_base_is_trained_with_float32_experts_and_stays_as_it_was(settings, tmp_path):
+    from safetensors.torch import load_file
+
+    chosen = settings(max_steps=1, precision="bf16")
+    chosen.model.dtype = "bfloat16"
+    card = run(chosen)
+    assert card["base_hash_unchanged"]
+    saved = load_file(Path(chosen.output_dir, "adapter/adapter_model.safetensors"))
+    assert {v.dtype for v in saved.values() if v.is_floating_point()} == {torch.float32}
