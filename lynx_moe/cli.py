@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from lynx_moe.errors import LynxError
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     A mistake that somebody can act on is printed as what / why / fix, without a traceback, and also goes into `--json`.
     """
     given = build_parser().parse_args(arguments)
+    quieten()
     try:
         result = given.command(given)
     except LynxError as problem:
@@ -169,6 +171,13 @@ def run_families(given: argparse.Namespace) -> dict:
     found = survey(resolve(given.path), choice)
     print_survey(found)
     return {"ok": True, **found}
+
+
+def quieten() -> None:
+    """Leaves the terminal to our own words: no bars for loading a file, no notes to other libraries' authors."""
+    # Read by huggingface_hub and, through it, by transformers when they are imported, which is later.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -35,7 +35,7 @@ from lynx_moe.training.whole import write_json
 BESIDE = Path(lynx_moe.__file__).resolve().parents[1]  # the checkout
 SPLIT = "validation"
 ROUTES = ("code", "native")
-COCO_PICTURES = 60
+COCO_PICTURES, COCO_QUESTIONS = 60, 200
 
 # What must come true for exit status 0 (our choice): a gain that chance does not give on some hundred questions, and
 # with the prompt gate deciding no more skill lost than two questions in a hundred.
@@ -167,7 +167,7 @@ def coco_records(out: Path) -> RecordSet:
         python("-m", "synth.export_coco", str(folder), "--size", str(COCO_PICTURES))
     asked = ("source=coco", f"coco.folder={folder}", "split=all", "task=[find_one,find_all]", f"out={data}")
     python("-m", "synth", *asked)
-    return load_records(data, "all")
+    return load_records(data, "all", limit=COCO_QUESTIONS)
 
 
 def python(*arguments: str) -> None:
@@ -191,7 +191,16 @@ def measure(loaded: Loaded, records: RecordSet, out: Path, name: str, *, gate: s
     with loaded.gate(gate):
         result = evaluate(loaded.model, loaded.processor, records, loaded.dialect)
     write_json(out / "evaluations" / f"{name}.json", result)
+    grounding, retention = result["grounding"] or {}, result["retention"] or {}
+    Console().print(
+        f"{name:14} Acc@0.5 {shown(grounding.get('acc50'))}  retention {shown(retention.get('accuracy'))}"
+        f"  ({result['n']} questions, {result['seconds']:.0f} s)"
+    )
     return result
+
+
+def shown(number: float | None) -> str:
+    return "    -" if number is None else f"{number:.3f}"
 
 
 def same_text(one: dict, other: dict) -> bool:
@@ -248,9 +257,9 @@ def missed_bars(report: dict) -> list[str]:
 
 def table(report: dict) -> Table:
     """One row per model that was measured: what it points at, and what is left of its other skill."""
-    shown = Table(title="quickstart", title_justify="left")
+    rows_of = Table(title="quickstart", title_justify="left")
     for title in ("model", "Acc@0.5", "mean IoU", "find all F1", "unreadable", "retention"):
-        shown.add_column(title, justify="left" if title == "model" else "right")
+        rows_of.add_column(title, justify="left" if title == "model" else "right")
     by_gate, retention = report["grounding"]["by_gate"], report["retention"]
     rows = {"base, before": (report["grounding"]["before"], retention["before"])}
     rows |= {f"adapter, gate {g}": (by_gate[g], retention["by_gate"][g]["accuracy"]) for g in GATES}
@@ -262,6 +271,6 @@ def table(report: dict) -> Table:
     for title, (grounding, kept) in rows.items():
         listing = (grounding["find_all"] or {}).get("f1")
         numbers = [grounding["acc50"], grounding["mean_iou"], listing, grounding["unreadable"], kept]
-        shown.add_row(title, *("-" if number is None else f"{number:.3f}" for number in numbers))
-    return shown
+        rows_of.add_row(title, *map(shown, numbers))
+    return rows_of
 

@@ -62,6 +62,7 @@ class Scene:
     source: str
     licence: str
     background: str = ""
+    complete: bool = True  # every object there is is listed; annotated photographs rarely promise that
     vocabulary: tuple[str, ...] = ()
     captions: list[str] = field(default_factory=list)
 

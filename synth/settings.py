@@ -25,6 +25,13 @@ class Settings:
     questions_per_image: int | None = field(
         default=None, metadata={"help": "questions kept per picture, drawn from those of all tasks; null: keep all"}
     )
+    grounding_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "share of the pictures that get only grounding questions; the others get only understanding ones; "
+            "null: every picture gets both kinds"
+        },
+    )
     shard_size: int = field(default=1000, metadata={"help": "pictures per file; an interrupted run resumes by file"})
     workers: int = field(default=1, metadata={"help": "processes; the number does not change the result"})
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
@@ -59,6 +66,12 @@ class Settings:
             raise SettingsError(
                 f"{name}={value!r} is not a whole number of at least 1{' or null' if optional else ''}",
                 why=f"{name} counts things", fix=f"for example {name}=2",
+            )  # fmt: skip
+        share = self.grounding_share
+        if share is not None and (type(share) not in (int, float) or not 0 <= share <= 1):
+            raise SettingsError(
+                f"grounding_share={share!r} is not a number from 0 to 1 or null", why="it is a share of the pictures",
+                fix="for example grounding_share=0.75",
             )  # fmt: skip
         if not re.fullmatch(r"[A-Za-z0-9_]+", self.split):
             raise SettingsError(

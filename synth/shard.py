@@ -27,12 +27,16 @@ _FAULTS_NAMED = 20  # rows named per reason and shard; all are counted
 def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[list[dict], Counter]:
     """Return the rows of every task in ``names`` for one scene, and how often each task refused it (0 or 1).
 
-    With ``questions_per_image`` a random subset of the rows is kept, in their order. Every random choice comes from a
+    With ``grounding_share`` a picture is asked one kind of question only. With ``questions_per_image`` a random subset
+    of the rows is kept, in their order. Every random choice comes from a
     stream named after seed, split, source, task and index, so no row depends on another picture or on other tasks.
     """
     rows, refused = [], Counter()
     image_id = f"{settings.split}/{scene.source}/{scene.index}"
     stream = f"{settings.seed}/{settings.split}/{scene.source}"
+    if settings.grounding_share is not None:
+        grounds = random.Random(f"{stream}/{scene.index}/grounding_share").random() < settings.grounding_share
+        names = [name for name in names if TASKS[name].kind == ("grounding" if grounds else "understanding")]
     for name in names:
         task, seed = TASKS[name], f"{stream}/{name}/{scene.index}"
         drafts = task.ask(scene, random.Random(seed), settings.split)

@@ -1,4 +1,4 @@
-"""From records on disk to batches: reading, wording, tokenising, padding and packing. Knows no training and no scoring."""
+"""From records on disk to batches: reading, wording, tokenising, padding and packing. No training, no scoring."""
 
 from lynx_moe.data.collate import Collator
 from lynx_moe.data.dataset import PackedDataset, SampleDataset

@@ -35,8 +35,8 @@ class Collator:
         """One batch; keys that are over tokens are those of the same length as `input_ids`.
 
         Returns:
-            `input_ids`, `labels`, `is_grounding` (B, L), `attention_mask` (B, L) or (B, 1, L, L), `position_ids` (B,
-            L) for packed samples, token types (B, L), and the pictures' tensors.
+            `input_ids`, `labels`, `is_grounding` (B, L), `attention_mask` (B, L) or (B, 1, L, L), `position_ids`
+            (B, L) for packed samples, token types (B, L), and the pictures' tensors.
         """
         length = max(len(sample["input_ids"]) for sample in samples)
         batch: dict[str, torch.Tensor] = {}
@@ -61,11 +61,14 @@ def join(pictures: Sequence[torch.Tensor]) -> torch.Tensor:
     """`pictures` along their first axis, filled up with zeros to the largest of each further axis."""
     if len({tuple(p.shape[1:]) for p in pictures}) > 1:
         largest = [max(sizes) for sizes in zip(*(p.shape[1:] for p in pictures), strict=True)]
-        pictures = [
-            F.pad(p, [n for size, most in zip(reversed(p.shape[1:]), reversed(largest), strict=True) for n in (0, most - size)])
-            for p in pictures
-        ]
+        pictures = [F.pad(p, _at_the_ends(p.shape[1:], largest)) for p in pictures]
     return torch.cat(list(pictures))
+
+
+def _at_the_ends(sizes: Sequence[int], largest: Sequence[int]) -> list[int]:
+    """What `F.pad` wants, last axis first: nothing before, the missing part behind."""
+    missing = [most - size for size, most in zip(sizes, largest, strict=True)]
+    return [amount for behind in reversed(missing) for amount in (0, behind)]
 
 
 def pad_id(processor) -> int:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from lynx_moe.data.records import NO_PICTURE, RecordSet
 from lynx_moe.errors import RecordError, nearest
 
-COLUMNS = ("id", "image_id", "question", "steps", "answer", "boxes", "phrase", "task", "kind", "source", "split", "licence")
+COLUMNS = "id image_id question steps answer boxes phrase task kind source split licence".split()
 KINDS = ("grounding", "understanding")
 
 
@@ -61,7 +61,9 @@ def _check_manifest(folder: Path) -> None:
             fix="run python -m synth with this folder as out=...",
         ) from None
     except ValueError as error:
-        raise RecordError(f"{folder / 'manifest.json'} is not JSON", why=str(error), fix="make the data again") from None
+        raise RecordError(
+            f"{folder / 'manifest.json'} is not JSON", why=str(error), fix="make the data again"
+        ) from None
     if not isinstance(manifest, dict) or manifest.get("finished") is not True:
         raise RecordError(
             f"the records in {folder} are unfinished",

@@ -72,7 +72,7 @@ def additive_mask(segment_ids_BL: torch.Tensor, dtype: torch.dtype = torch.float
 
 
 def shared_prefix(tokens: Sequence[Tokens], num_picture_tokens: int) -> int | None:
-    """Tokens up to and including the picture that all records share; None when they differ there, or have no picture."""
+    """Tokens up to and including the picture, when all records share them; None when they differ there or have none."""
     first = tokens[0]
     for each in tokens:
         if each.picture_at is None or each.picture_at != first.picture_at:

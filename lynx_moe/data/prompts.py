@@ -21,7 +21,7 @@ NO_SIZE = (1, 1)  # a text-only record has no picture and, by the record format,
 
 
 def question_text(record: Record) -> str:
-    """The question as it is put to the model: with the stepwise suffix when a grounding record has steps, else as it stands."""
+    """The question as put to the model: with the stepwise suffix when a grounding record has steps, else as is."""
     return record.question + (STEPWISE_SUFFIX if record.is_grounding and record.steps else "")
 
 

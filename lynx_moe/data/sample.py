@@ -75,8 +75,8 @@ class SampleBuilder:
 
         Returns:
             `input_ids`, `labels` (-100 outside the answer), `attention_mask` and `is_grounding`, each (L,), with the
-            processor's own token types if it has them; and, when there is a picture, the image processor's tensors, as it
-            returned them for one picture.
+            processor's own token types if it has them; and, when there is a picture, what the image processor
+            returns for it.
 
         Raises:
             DialectError: a box of the record cannot be written. RecordError: the text cannot be tokenised as a sample.
@@ -184,8 +184,10 @@ class SampleBuilder:
         return self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]
 
     def _ended(self, ids: list[int], start: int) -> list[int]:
-        """`ids` with the answer ending in exactly one EOS, where generation stops: added if the template writes none,
-        and what the template writes after it (a newline, often) cut off."""
+        """`ids` with the answer ending in exactly one EOS, where generation stops.
+
+        It is added if the template writes none; what the template writes after it (a newline, often) is cut off.
+        """
         end = self.tokenizer.eos_token_id
         if end is None:
             return ids

@@ -4,11 +4,11 @@ A new protocol is one file with a function that `PROTOCOLS.register` files, and 
 """
 
 from lynx_moe.evaluation import grounding, retention  # noqa: F401  (registers the protocols)
-from lynx_moe.evaluation.run import evaluate
 from lynx_moe.evaluation.generate import Generated, generate_answers
 from lynx_moe.evaluation.protocol import PROTOCOLS, Answered
 from lynx_moe.evaluation.report import print_report, report_table
 from lynx_moe.evaluation.retention import compare, mcnemar_p, normalise
+from lynx_moe.evaluation.run import evaluate
 from lynx_moe.evaluation.sheet import evaluation_sheet
 
 __all__ = [

@@ -10,6 +10,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lynx_moe.data import Collator, Record, SampleBuilder
+from lynx_moe.data.collate import pad_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ def generate_answers(
     """What `model` answers to each of `records`, in the order of `records`.
 
     Greedy decoding from the prompt alone; nothing of the true answer is shown. Prompts of like length share a batch,
-    are padded on the left and masked, so batches cost little; equal models give equal answers up to the rounding of
-    matrix products of another shape.
+    are padded on the left and masked, so batches cost little; the batch size changes answers at most by the rounding of
+    matrix products.
 
     Args:
         model: a generating VLM, plain or with an adapter, on its device.
@@ -45,7 +46,8 @@ def generate_answers(
         progress: show a bar.
         with_probabilities: also return each token's log probability.
     """
-    prompts = [builder.spread(tokens, record.size) for tokens, record in zip(_prompts(builder, records), records, strict=True)]
+    records = list(records)
+    prompts = [builder.spread(t, record.size) for t, record in zip(builder.prompts(records), records, strict=True)]
     order = sorted(range(len(prompts)), key=lambda k: (len(prompts[k]), k))
     answers: dict[int, Generated] = {}
     modes = [(module, module.training) for module in model.modules()]
@@ -63,10 +65,6 @@ def generate_answers(
         for module, training in modes:
             module.training = training
     return [answers[k] for k in range(len(records))]
-
-
-def _prompts(builder: SampleBuilder, records: Sequence[Record]):
-    return (tokens for record in records for tokens in builder.prompts([record]))
 
 
 def _batch(builder: SampleBuilder, chosen: list[tuple[np.ndarray, Record]]) -> dict[str, torch.Tensor]:
@@ -89,18 +87,21 @@ def _batch(builder: SampleBuilder, chosen: list[tuple[np.ndarray, Record]]) -> d
 
 
 @torch.no_grad()
-def _generate(model, builder: SampleBuilder, batch: dict, max_new_tokens: int, with_probabilities: bool) -> list[Generated]:
+def _generate(
+    model, builder: SampleBuilder, batch: dict, max_new_tokens: int, with_probabilities: bool
+) -> list[Generated]:
     tokenizer = builder.tokenizer
     first = next(model.parameters())
     inputs = {
-        name: value.to(first.device, first.dtype if value.is_floating_point() else None) for name, value in
-    batch.items() }
+        name: value.to(first.device, first.dtype if value.is_floating_point() else None)
+        for name, value in batch.items()
+    }
     out = model.generate(
         **inputs,
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
-        pad_token_id=Collator(builder.processor).pad_id,
+        pad_token_id=pad_id(builder.processor),
         eos_token_id=_ends(model, tokenizer),
         return_dict_in_generate=True,
         output_logits=with_probabilities,
@@ -126,12 +127,14 @@ def _generate(model, builder: SampleBuilder, batch: dict, max_new_tokens: int, w
 
 
 def _ends(model, tokenizer) -> list[int]:
-    """The tokens that end an answer: the model's own list, and the tokenizer's EOS, which training ends answers with."""
+    """The tokens that end an answer: the model's own list, and the tokenizer's EOS, which ends answers in training."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = own if isinstance(own, list) else [own]
     return sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None})
 
 
 def _bar(shown: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, disable=not shown, transient=True)
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, disable=not shown, transient=True
+    )

@@ -29,8 +29,8 @@ def is_referring(record: Record) -> bool:
 
 
 def is_absent(record: Record) -> bool:
-    """The thing asked for is not in the picture: no box in the answer, none in the steps, none to be found."""
-    return record.is_grounding and not record.boxes and not any(step.boxes for step in record.steps) and not record.steps
+    """The thing asked for is not in the picture: no box to give, neither in the answer nor on the way to it."""
+    return record.is_grounding and not record.boxes and not record.steps
 
 
 def says_none(answered: Answered) -> bool:

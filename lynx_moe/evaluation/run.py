@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from lynx_moe.data import Record, SampleBuilder, target_text
 from lynx_moe.errors import DialectError
 from lynx_moe.evaluation.generate import generate_answers
-from lynx_moe.evaluation.grounding import THRESHOLD, first_box_iou, is_absent, is_listing, is_referring, matched, says_none
+from lynx_moe.evaluation.grounding import (
+    THRESHOLD,
+    first_box_iou,
+    is_absent,
+    is_listing,
+    is_referring,
+    matched,
+    says_none,
+)
 from lynx_moe.evaluation.protocol import PROTOCOLS, Answered
 from lynx_moe.evaluation.retention import is_right
 from lynx_moe.families.dialects import Dialect
@@ -61,8 +69,10 @@ def evaluate(
 
 
 def _longest(builder: SampleBuilder, records: Sequence[Record]) -> int:
-    lengths = (len(builder.tokenizer(_truth(r, builder.dialect), add_special_tokens=False)["input_ids"]) for r in records)
-    return max(lengths, default=0)
+    if not records:
+        return 0
+    texts = [_truth(record, builder.dialect) for record in records]
+    return max(map(len, builder.tokenizer(texts, add_special_tokens=False)["input_ids"]))
 
 
 def _truth(record: Record, dialect: Dialect) -> str:

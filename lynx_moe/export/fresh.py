@@ -66,12 +66,18 @@ def read_cases(folder):
 
 
 def answer(model, inputs, positions, new_tokens):
-    """Logits of the last `positions` positions in float32 and the greedy continuation, both on the CPU."""
+    """Logits of the last `positions` positions in float32 and the greedy continuation, both on the CPU.
+
+    Logits of padding are zeros: they mean nothing, and attention implementations give them different values.
+    """
     import torch
 
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     with torch.no_grad():
         logits = model(**inputs, use_cache=False).logits[:, -positions:].float().cpu()
+        mask = inputs.get("attention_mask")
+        if mask is not None and mask.ndim == 2:
+            logits = logits.masked_fill(mask[:, -positions:, None].cpu() == 0, 0.0)
         tokens = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=new_tokens)
     return logits, tokens[:, inputs["input_ids"].shape[1] :].cpu()
 

@@ -139,7 +139,8 @@ def read(peft_model) -> Adapted:
     Raises:
         ExportError: it has no LynX adapter, or not exactly one is active.
     """
-    active = list(getattr(peft_model, "active_adapters", []))
+    # Transformers models have adapter methods of the same names; only PEFT's own wrapper can be exported.
+    active = list(peft_model.active_adapters) if hasattr(peft_model, "get_base_model") else []
     blocks = lynx_layers(peft_model)
     if not blocks or len(active) != 1:
         raise ExportError(

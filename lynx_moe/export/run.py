@@ -155,9 +155,9 @@ def _compare_adapter(peft_model, adapted: Adapted, folder: Path, examples: dict,
             worst = max(worst, (logits - again).abs().max().item())
             equal = equal and torch.equal(tokens, again_tokens)
     finally:
+        peft_model.set_adapter(live)
         if name in peft_model.peft_config:
             peft_model.delete_adapter(name)
-        peft_model.set_adapter(live)
         peft_model.train(was_training)
     if worst != 0.0 or not equal:
         raise ExportError(

@@ -65,7 +65,8 @@ def print_survey(found: dict, console: Console | None = None) -> None:
     console = console or Console()
     table = Table(title=f"{found['model_class']}, text decoder {found['text_model_type']}", title_justify="left")
     for title in ("layer", "frozen experts", "width", "FFN width", "kind", "gets a block"):
-        table.add_column(title, justify="right" if "width" in title.lower() or title == "layer" else "left")
+        number = title in ("layer", "width", "FFN width")
+        table.add_column(title, justify="right" if number else "left", overflow="fold")
     for block in found["blocks"]:
         kind = "mixture of experts" if block["is_moe"] else "dense"
         marks = (str(block["width"]), str(block["ffn_width"]), kind, "yes" if block["chosen"] else "")

@@ -76,12 +76,21 @@ class Grounder:
                 why="there is neither a config.json, nor an adapter_config.json, nor an adapter/ with one",
                 fix="give the folder that export wrote, or the output_dir of a finished training run",
             )
-        source = folder if adapter is None else base or _json(adapter / "adapter_config.json")["base_model_name_or_path"]
+        source = folder
+        if adapter is not None:
+            source = base or _json(adapter / "adapter_config.json").get("base_model_name_or_path")
+        if not source:
+            raise CheckpointError(
+                f"the adapter in {adapter} names no base",
+                why="it was saved without one",
+                fix="give the base's folder as base=...",
+            )
+        code = {"trust_remote_code": trust_remote_code}
         try:
-            processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype,
-        trust_remote_code=trust_remote_code) except OSError as problem:
-                                                                                                                                                                                             raise CheckpointError(
+            processor = AutoProcessor.from_pretrained(source, **code)
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **code)
+        except OSError as problem:
+            raise CheckpointError(
                 f"could not load a model from {source}",
                 why=str(problem).splitlines()[0],
                 fix="give the base's folder as base=..." if adapter else "export the model again",
@@ -95,7 +104,7 @@ class Grounder:
         return cls(model.to(device), processor, dialect or trained_with or stored or DEFAULT_DIALECT)
 
     def __call__(self, image: Image.Image | str | os.PathLike, phrase: str) -> list[Box]:
-        """The boxes of what `phrase` names, in pixels of `image`, best-read order; empty when the model sees none.
+        """The boxes of what `phrase` names, in pixels of `image`; empty when the model sees none.
 
         Args:
             image: a picture, or the path of one.
@@ -104,7 +113,7 @@ class Grounder:
         Returns:
             Boxes with the phrase as label; `confidence` is the geometric mean of the probabilities of the box's tokens.
         """
-        answer, boxes = self.ask(image, question_about(phrase))
+        _, boxes = self.ask(image, question_about(phrase))
         return [replace(box, label=phrase) for box in boxes]
 
     def ask(self, image: Image.Image | str | os.PathLike, question: str) -> tuple[str, list[Box]]:

@@ -20,7 +20,7 @@ LINE_PIXELS = 18
 
 @dataclass(kw_only=True, slots=True)
 class SheetCell:
-    """One picture of a sheet. `asked` goes above it, `note` (an answer in words, an error) below; boxes are original pixels."""
+    """One picture of a sheet; boxes are original pixels. `asked` is written above it, `note` (the answer) below."""
 
     image: Image.Image
     asked: str
@@ -59,13 +59,13 @@ def _picture(cell: SheetCell, pixels: int) -> Image.Image:
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
     canvas = cell.image.convert("RGB").resize((width, height), how)
     pen = ImageDraw.Draw(canvas)
-    # An RGB dark line under each coloured one keeps boxes visible on any background.
     for boxes, colour in ((cell.truth, TRUE_COLOUR), (cell.guess, GUESS_COLOUR)):
         for box in boxes:
-            corners = [value * scale for value in box]
-            if corners[0] <= corners[2] and corners[1] <= corners[3]:
-                pen.rectangle(corners, outline="black", width=4)
-                pen.rectangle(corners, outline=colour, width=2)
+            x1, y1, x2, y2 = (value * scale for value in box)
+            if x1 <= x2 and y1 <= y2:
+                # A thin dark line around the coloured one keeps it visible on any background.
+                pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black")
+                pen.rectangle((x1, y1, x2, y2), outline=colour, width=2)
     for box in cell.guess:
         words = f"{max((iou(box, true) for true in cell.truth), default=0.0):.2f}"
         plate(pen, (box.x1 * scale, box.y1 * scale), words, colour=GUESS_COLOUR, pixels=13, limit=canvas.size)

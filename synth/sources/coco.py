@@ -89,6 +89,7 @@ class CocoSource:
         asked = {obj.name for obj in objects}
         present = {self._categories.get(a["category_id"]) for a in self._annotations[picture["id"]]}
         return Scene(
+            complete=False,
             index=index, width=width, height=height, objects=objects, image_bytes=lambda: (data, extension),
             source=self.name, licence=self._licences[picture["id"]],
             vocabulary=tuple(name for name in self.vocabulary if name in asked or name not in present),

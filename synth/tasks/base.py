@@ -83,6 +83,7 @@ def listing(parts: Sequence[str]) -> str:
 
 
 SIDES = ("left of", "right of", "above", "below")
+_AXIS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 
 
 def lies(one: Obj, side: str, other: Obj) -> bool:
@@ -98,12 +99,17 @@ def lies(one: Obj, side: str, other: Obj) -> bool:
     return one.centre[k] < other.box[k] and other.centre[k] > one.box[k + 2] and apart > 0.6 * across
 
 
-def only_one_on(scene: Scene, side: str, anchor: Obj) -> Obj | None:
-    """The single object on that side of ``anchor``, if no other could be meant even loosely."""
-    k, sign = (0 if "f" in side or "g" in side else 1), (-1 if side in ("left of", "above") else 1)
-    loose = [o for o in scene.objects if o is not anchor and sign * (o.centre[k] - anchor.centre[k]) > 0]
-    plain = [o for o in loose if lies(o, side, anchor)]
-    return plain[0] if len(loose) == 1 and len(plain) == 1 else None
+def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -> Obj | None:
+    """The single object (of that name, or of any) on that side of ``anchor``, if no other could be meant even loosely.
+
+    Of any name it is answered only where the scene is complete: what is not annotated may lie there too.
+    """
+    if name is None and not scene.complete:
+        return None
+    k, sign = _AXIS[side]
+    among = [o for o in scene.objects if o is not anchor and name in (None, o.name)]
+    loose = [o for o in among if sign * (o.centre[k] - anchor.centre[k]) > 0]
+    return loose[0] if len(loose) == 1 and lies(loose[0], side, anchor) else None
 
 
 def missing(scene: Scene, rng: random.Random) -> str:

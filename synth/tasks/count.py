@@ -9,7 +9,9 @@ _UNSEEN = ("What is the number of {p}?",)
 @task("count", kind="understanding")
 def count(scene, rng, split):
     names = dict.fromkeys(o.name for o in scene.objects)
-    asked = [(plural(n), len(scene.named(n))) for n in names] + [("things", len(scene.objects))]
+    asked = [(plural(n), len(scene.named(n))) for n in names]
+    if scene.complete:
+        asked.append(("things", len(scene.objects)))
     absent = [n for n in scene.vocabulary if n not in names]
     if absent and rng.random() < 0.5:
         asked.append((plural(rng.choice(absent)), 0))

@@ -51,7 +51,7 @@ def test_packed_loss_and_gradient_are_the_sum_of_the_single_ones(records):
     builder = SampleBuilder(processor, PercentDialect())
     packed, single = PackedDataset(records, builder), SampleDataset(records, builder)
     collate = Collator(processor)
-    weight = model.model.language_model.layers[0].mlp.up_proj.weight
+    weight = model.model.language_model.layers[0].mlp.up_proj.weight.requires_grad_(True)
 
     def nats_and_gradient(batches):
         model.zero_grad()

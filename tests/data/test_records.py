@@ -66,8 +66,8 @@ def test_counts_say_how_many_of_each_task(folder):
 
 
 def test_columns_with_picture_features_of_datasets_are_read_too(tmp_path):
-    features = {"image_id": {"dtype": "string", "_type": "Value"}, "image": {"_type": "Image"},
-                "width": {"dtype": "int64", "_type": "Value"}, "height": {"dtype": "int64", "_type": "Value"}}  # fmt: skip
+    text, number = ({"dtype": kind, "_type": "Value"} for kind in ("string", "int64"))
+    features = {"image_id": text, "image": {"_type": "Image"}, "width": number, "height": number}
     write_folder(tmp_path, [([record(0, image_id="a")], [picture("a", (8, 6))])])
     file = tmp_path / "images" / "train-00000-of-00001.parquet"
     table = pq.read_table(file).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})

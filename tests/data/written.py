@@ -88,8 +88,9 @@ def small_folder(folder: Path) -> Path:
     second = (
         [
             record(4, id="train/test/2/absent/0", image_id="c", task="absent", question="Find the blue star.",
-            answer="no red star in picture ."), record(5, id="train/test/3/count/0", task="count",
-                   kind="understanding", question="What is one?", answer="one", phrase=""),
+                   answer="no red star in picture ."),
+            record(5, id="train/test/3/count/0", task="count", kind="understanding", question="What is one?",
+                   answer="one", phrase=""),
             record(6, id="train/test/2/describe/0", image_id="c", task="describe", kind="understanding",
                    question="describe the picture", answer="a red star in a cat .", phrase=""),
         ],

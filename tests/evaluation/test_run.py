@@ -85,7 +85,12 @@ def test_answers_are_cut_a_little_beyond_the_longest_truth(records):
     lengths = [len(processor.tokenizer(target_text(r, PercentDialect()))["input_ids"]) for r in records]
     seen = []
     generate = model.generate
-    model.generate = lambda **kwargs: seen.append(kwargs["max_new_tokens"]) or generate(**{**kwargs, "max_new_tokens": 1})
+
+    def short(**settings):
+        seen.append(settings["max_new_tokens"])
+        return generate(**{**settings, "max_new_tokens": 1})
+
+    model.generate = short
     evaluate(model, processor, records, PercentDialect(), progress=False)
     assert seen == [max(lengths) + 16]
 

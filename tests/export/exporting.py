@@ -1,9 +1,7 @@
-"""What the export tests share: a speaking adapter with a prompt gate that opens for one of two prompts, and the checks."""
+"""What the export tests share: an adapter whose prompt gate opens for one of two prompts, and quick checks."""
 
-import pytest
 import torch
 
-import lynx_moe.export.run as run
 from lynx_moe.adapter import fit_prompt_gate, set_gate
 from lynx_moe.export import export, fresh
 from tests.adapter.speaking import adapted
@@ -42,14 +40,6 @@ def compare_in_this_process(folder, device, timeout_seconds=0.0):
         "generation_equal": all(case["generation_equal"] for case in cases),
         "loaded_without_lynx_moe": True,
     }
-
-
-@pytest.fixture
-def quick_check(monkeypatch, tmp_path):
-    import transformers.dynamic_module_utils as modules
-
-    monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(run, "check_in_fresh_process", compare_in_this_process)
 
 
 def export_of(model, inputs, folder, **settings):

@@ -9,7 +9,7 @@ from lynx_moe.errors import ExportError
 from lynx_moe.export import native
 from lynx_moe.export.read import read
 from tests.adapter.speaking import adapted
-from tests.export.exporting import export_of, logits, quick_check, with_fitted_gate  # noqa: F401
+from tests.export.exporting import export_of, logits, with_fitted_gate
 from tests.tiny import TEXT, _build, llava_config, tiny_internvl, tiny_llava, tiny_qwen2_5_vl, tiny_smolvlm
 
 
@@ -55,7 +55,7 @@ def test_fresh_process_without_this_library_gives_the_live_logits(tmp_path):
 
 
 @pytest.mark.parametrize("case", HELD)
-def test_host_holds_the_live_model_with_its_gate_on(case, tmp_path, quick_check):  # noqa: F811
+def test_host_holds_the_live_model_with_its_gate_on(case, tmp_path, quick_check):
     build, settings, host = HELD[case]
     vlm, inputs = build()
     model = adapted(vlm, **settings)
@@ -68,7 +68,7 @@ def test_host_holds_the_live_model_with_its_gate_on(case, tmp_path, quick_check)
     assert (logits(exported, inputs) - base).abs().max() > 1e-2
 
 
-def test_exported_base_tensors_are_the_base_after_undoing_alpha(tmp_path, quick_check):  # noqa: F811
+def test_exported_base_tensors_are_the_base_after_undoing_alpha(tmp_path, quick_check):
     untouched = tiny_llava()[0].state_dict()
     vlm, inputs = tiny_llava()
     model = adapted(vlm, mix="convex")

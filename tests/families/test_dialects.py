@@ -16,6 +16,7 @@ from lynx_moe.families.dialects import DIALECTS, Geometry, LlavaDialect, Percent
 from lynx_moe.families.dialects.base import ERROR_KINDS
 from lynx_moe.grounding import Box
 
+NAN, INF = float("nan"), float("inf")
 EDGE = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
 PROCESSORS = {
     "pads to a square": transformers.LlavaImageProcessorPil(do_pad=True, **EDGE),
@@ -210,7 +211,7 @@ def test_decoding_time_grows_with_the_text_and_not_faster(text, name):
     assert time.perf_counter() - started < 5
 
 
-@pytest.mark.parametrize("box", [(0, 0, float("nan"), 1), (0, 0, float("inf"), 1), (1, 2, 3), (5, 5, 5, 9), (9, 9, 5, 5)])
+@pytest.mark.parametrize("box", [(0, 0, NAN, 1), (0, 0, INF, 1), (1, 2, 3), (5, 5, 5, 9), (9, 9, 5, 5)])
 def test_what_is_no_box_cannot_be_written(box, name):
     with pytest.raises(DialectError):
         DIALECTS.get(name)().encode(box, (100, 100))

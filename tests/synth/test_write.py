@@ -308,3 +308,13 @@ def test_unusable_settings_raise_before_anything_is_written(tmp_path, changes, s
     with pytest.raises(SettingsError) as caught:
         synth.make(settings(tmp_path / "d", **changes))
     assert said in str(caught.value) and not (tmp_path / "d").exists()
+
+
+def test_grounding_share_gives_every_picture_one_kind_of_question(tmp_path):
+    synth.make(settings(tmp_path / "one", grounding_share=0.5, size=12))
+    kinds: dict[str, set[str]] = {}
+    for row in rows(tmp_path / "one"):
+        kinds.setdefault(row["image_id"], set()).add(row["kind"])
+    kinds.pop("", None)  # text-only rows have no picture
+    assert all(len(found) == 1 for found in kinds.values())
+    assert set.union(*kinds.values()) == {"grounding", "understanding"}

@@ -21,7 +21,7 @@ def written_records(first: int, count: int) -> tuple[list[dict], list[dict]]:
     """`count` pictures with one grounding and one understanding record each."""
     records, pictures = [], []
     for k in range(first, first + count):
-        thing, colour = THINGS[k % len(THINGS)], COLOURS[k % len(COLOURS)]
+        thing, colour = THINGS[k % len(THINGS)], COLOURS[(k + k // 12) % len(COLOURS)]
         pictures.append(picture(f"p{k}", (32, 32), (40 * k % 256, 20, 90)))
         records.append(
             record(
@@ -35,7 +35,7 @@ def written_records(first: int, count: int) -> tuple[list[dict], list[dict]]:
         )
         records.append(
             record(k, id=f"{k}/what", image_id=f"p{k}", task="identify", kind="understanding", phrase="",
-                   question=f"What color is the {thing}?", answer=colour)
+                   question=f"What color is the {thing} , is it {colour}?", answer=colour)
         )  # fmt: skip
     return records, pictures
 

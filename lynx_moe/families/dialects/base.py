@@ -67,7 +67,10 @@ class Dialect(ABC):
 
     @abstractmethod
     def decode(self, text: str, size: Size) -> Parsed:
-        """Every box that `text` spells, in original pixels, and what could not be read. Linear in the text; never raises."""
+        """Every box that `text` spells, in original pixels, and what could not be read.
+
+        Linear in the length of the text; never raises.
+        """
 
     def render(self, text: str, boxes: Sequence[Iterable[float]], size: Size) -> str:
         """`text` with each `{box:k}` replaced by the spelling of `boxes[k]`.

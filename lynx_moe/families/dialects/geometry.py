@@ -19,7 +19,14 @@ Size = tuple[int, int]
 
 # An image processor with one of these shows the model tiles or patches of the whole picture; their padding has no
 # meaning in a box, because these families count in fractions (or pixels) of the picture itself.
-TILING_MARKS = ("image_grid_pinpoints", "do_image_splitting", "crop_to_patches", "do_pan_and_scan", "merge_size", "patch_size")
+TILING_MARKS = (
+    "image_grid_pinpoints",  # LLaVA-NeXT, LLaVA-OneVision
+    "do_image_splitting",  # Idefics, SmolVLM
+    "crop_to_patches",  # InternVL
+    "do_pan_and_scan",  # Gemma 3
+    "merge_size",  # Qwen-VL
+    "patch_size",  # Pixtral
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +87,7 @@ class Geometry:
         left = top = 0.0
         if self.pad_square:
             side = max(width, height)
-            left, top = -float((side - width) // 2), -float((side - height) // 2)
+            left, top = 0.0 - (side - width) // 2, 0.0 - (side - height) // 2
             width = height = side
         if self.crop is None:
             return left, top, float(width), float(height)
