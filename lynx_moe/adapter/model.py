@@ -8,7 +8,6 @@ import re
 import sys
 from typing import Any
 
-from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 
@@ -81,9 +80,14 @@ class LynxModel(BaseTuner):
         except ConfigError:
             return Runtime()
 
-    def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        # PEFT shortens long lists of names to the endings that tell them apart in this model. The saved config keeps
+        # full names: they mean the same in every model that has them.
+        config.target_modules = [l.name for l in self._runtime().layers if adapter_name in l.lynx_branch]
         if not config.inference_mode and int(os.environ.get("RANK", "0")) == 0:
-            print(summary(model, config, adapter_name), file=sys.stderr)
+            print(summary(self.model, config, adapter_name), file=sys.stderr)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # Called when unloading. PEFT's own version looks for one weight to copy a device from; an FFN has several.
@@ -113,8 +117,9 @@ class LynxModel(BaseTuner):
 def wanted_blocks(model: nn.Module, config: LynxConfig) -> list[FfnBlock]:
     """The decoder's FFN blocks that `config` asks for.
 
-    Empty only when the structure cannot be read but the caller named `target_modules`: then PEFT matches the names
-    itself, and each target must prove to be a feed-forward block when it is wrapped.
+    Empty when the structure cannot be read but the caller gave the full names of modules: then PEFT finds those, and
+    each must prove to be a feed-forward block when it is wrapped. Name endings are not enough there, since the vision
+    tower's blocks often end alike.
 
     Raises:
         FamilyError: nothing matches.
@@ -122,7 +127,8 @@ def wanted_blocks(model: nn.Module, config: LynxConfig) -> list[FfnBlock]:
     try:
         num_layers, ffns = find_decoder_layers(model)
     except FamilyError:
-        if config.target_modules:
+        names = config.target_modules
+        if isinstance(names, list) and names and set(names) <= {name for name, _ in model.named_modules()}:
             return []
         raise
     blocks = [FfnBlock(name, index) for index, (name, _) in ffns.items()]

@@ -6,7 +6,6 @@ compared pair by pair, with every flip named and McNemar's exact test on them.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -101,6 +100,9 @@ def mcnemar_p(lost: int, won: int) -> float:
     >>> mcnemar_p(0, 5), mcnemar_p(3, 3)
     (0.0625, 1.0)
     """
-    flips, fewer = lost + won, min(lost, won)
-    # Whole numbers until the last division: exact for any number of flips.
-    return min(1.0, 2 * sum(math.comb(flips, k) for k in range(fewer + 1)) / 2**flips)
+    flips = lost + won
+    ways = total = 1  # to choose k of the flips; of k and fewer. Whole numbers, so exact for any number of flips.
+    for k in range(1, min(lost, won) + 1):
+        ways = ways * (flips - k + 1) // k
+        total += ways
+    return min(1.0, 2 * total / 2**flips)

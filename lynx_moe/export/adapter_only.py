@@ -38,5 +38,5 @@ def write(peft_model, folder: Path, base_hashes: dict[str, str]) -> None:
                     raise ExportError(
                         f"{key} is the base's {known[tensor_sha256(tensor)]}",
                         why="an adapter-only export must ship no base tensor",
-                        fix="train with expert_init='zero', or train before exporting",
+                        fix="leave the base's modules out of the adapter (modules_to_save), or take another route",
                     )

@@ -115,9 +115,14 @@ def _code(adapted: Adapted, reasons: tuple[str, ...]) -> Plan:
 
 
 def _adapter(adapted: Adapted) -> Plan:
+    reasons = ("asked for by name", "loading needs the base, peft and lynx_moe")
+    if adapted.config.expert_init != "zero":
+        reasons += (
+            f"the new experts started as a {adapted.config.expert_init} of the base's: ask if its licence minds",
+        )
     return Plan(
         "adapter",
         "peft",
         "the adapter as it is; no base tensor is shipped",
-        ("asked for by name", "loading needs the base, peft and lynx_moe"),
+        reasons,
     )

@@ -46,7 +46,7 @@ def export(
         route: "native", "code", "adapter" or "auto" (see `plan`).
         examples: model inputs to compare on, by name; None for an understanding and a grounding prompt about a drawn
             picture.
-        overwrite: replace a folder that is there already; otherwise it is refused.
+        overwrite: replace an export that is there already; otherwise it is refused.
         licence: SPDX-like name for the card; None takes the one in the base's card.
         new_tokens: how many tokens to generate greedily in the comparison.
         device: where the fresh process puts the model; None for where the live model is.
@@ -58,7 +58,7 @@ def export(
 
     Raises:
         ExportError: the model cannot take this route, or the written folder failed its check (nothing is left behind).
-        OutputExistsError: `out_dir` holds something and `overwrite` is False.
+        OutputExistsError: `out_dir` holds an export and `overwrite` is False, or it holds anything else.
     """
     out_dir = Path(out_dir)
     _refuse_existing(out_dir, overwrite)
@@ -94,14 +94,19 @@ def export(
 
 
 def _refuse_existing(out_dir: Path, overwrite: bool) -> None:
-    if overwrite or not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return
-    finished = (out_dir / fresh.MANIFEST).is_file()
-    raise OutputExistsError(
-        f"{out_dir} exists",
-        why="it holds a finished export" if finished else "it holds files that no export wrote",
-        fix="choose another folder, or pass overwrite=True",
-    )
+    if not (out_dir / fresh.MANIFEST).is_file():
+        # Replacing means deleting: only what an export wrote, never somebody's home.
+        raise OutputExistsError(
+            f"{out_dir} exists", why="it holds files that no export wrote", fix="choose another folder"
+        )
+    if not overwrite:
+        raise OutputExistsError(
+            f"{out_dir} exists",
+            why="it holds a finished export",
+            fix="choose another folder, or pass overwrite=True",
+        )
 
 
 def _write(

@@ -57,12 +57,18 @@ def check_in_fresh_process(folder: Path, device: str, timeout_seconds: float = 3
         out = Path(elsewhere) / "result.json"
         # As text and not as a path, so that this package's folder is not on the new process's import path; no network,
         # and a private place for transformers to copy the folder's own code to.
-        command = [sys.executable, "-c", Path(fresh.__file__).read_text(encoding="utf-8")]
-        command += [str(folder.resolve()), str(out), device]
+        command = [sys.executable, "-c", _program(), str(folder.resolve()), str(out), device]
         env = {**os.environ, "HF_MODULES_CACHE": elsewhere, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-        run = subprocess.run(
-            command, cwd=elsewhere, env=env, capture_output=True, text=True, timeout=timeout_seconds, check=False
-        )
+        try:
+            run = subprocess.run(
+                command, cwd=elsewhere, env=env, capture_output=True, text=True, timeout=timeout_seconds, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ExportError(
+                f"{folder} was not compared within {timeout_seconds:.0f} s",
+                why="loading or generating took too long in the fresh process",
+                fix="verify on a faster device, or allow more time",
+            ) from error
         if run.returncode != 0 or not out.exists():
             raise ExportError(
                 f"{folder} does not load in a fresh process",
@@ -74,6 +80,10 @@ def check_in_fresh_process(folder: Path, device: str, timeout_seconds: float = 3
     result["max_abs_logit_diff"] = max(case["max_abs_logit_diff"] for case in cases)
     result["generation_equal"] = all(case["generation_equal"] for case in cases)
     return result
+
+
+def _program() -> str:
+    return Path(fresh.__file__).read_text(encoding="utf-8")
 
 
 def complaints(result: dict, manifest: dict) -> list[str]:

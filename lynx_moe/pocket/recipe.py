@@ -34,7 +34,7 @@ GAME = 1000  # owners from here on are text-only parts: they do not see the pict
 class Recipe:
     """Everything that decides the weights, besides the data."""
 
-    steps: int = 4200
+    steps: int = 3800
     warmup_steps: int = 1200
     batch: int = 32
     length: int = 192
@@ -42,7 +42,7 @@ class Recipe:
     seed: int = 0
     compile: bool = True
     log_every: int = 50
-    save_every: int = 500
+    save_every: int = 250
 
 
 class Eyes(nn.Module):

@@ -25,6 +25,7 @@ from lynx_moe.families.dialects import get_dialect
 from lynx_moe.training.base import choose_precision, load_base, only_adapter_trains
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
+from lynx_moe.training.memory import keep_freed_memory
 from lynx_moe.training.prompt_gate import fit_on_records
 from lynx_moe.training.records import make_missing, splits_in
 from lynx_moe.training.schedule import TimeBudget
@@ -58,6 +59,8 @@ def run(settings: Settings) -> dict:
     set_seed(settings.seed)
 
     base, processor = load_base(settings.model)
+    if base.device.type == "cpu":
+        keep_freed_memory()
     before = hash_base(base)
     config = LynxConfig(**asdict(settings.adapter), retention_kl=settings.objective.retention_kl)
     model = attach_adapter(base, config)
@@ -68,7 +71,9 @@ def run(settings: Settings) -> dict:
 
     builder = SampleBuilder(processor, get_dialect(settings.model.dialect, processor))
     records = training_records(settings)
-    gate = fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
+    gate = {"mode": config.prompt_gate, "fitted": False}
+    if config.prompt_gate == "auto":
+        gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
     if settings.data.pack:
         check_packable(base)
     dataset = (PackedDataset if settings.data.pack else SampleDataset)(records, builder)

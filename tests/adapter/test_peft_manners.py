@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+import transformers
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from torch import nn
@@ -170,6 +171,7 @@ def test_many_layers_keep_the_vision_tower_out_also_after_reloading(tmp_path):
     peft_model = get_peft_model(model, LynxConfig(layers="all"))
     assert len(peft_model.base_model.targeted_module_names) == 24
     peft_model.save_pretrained(tmp_path)
+    assert len(PeftConfig.from_pretrained(tmp_path).target_modules) == 24
     loaded = PeftModel.from_pretrained(base, tmp_path)
     assert list(lynx_layers(loaded)) == list(lynx_layers(peft_model))
     assert not any("vision" in n for n in lynx_layers(loaded))
@@ -199,6 +201,20 @@ def test_excluding_everything_is_refused(llava):
 def test_a_model_without_a_text_decoder_is_refused():
     with pytest.raises(FamilyError):
         get_peft_model(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)), LynxConfig())
+
+
+def test_blocks_of_an_unreadable_decoder_are_wrapped_by_full_name_and_not_by_ending():
+    # A vision model stands in for a decoder whose structure says nothing.
+    def build():
+        return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**tiny.VISION, image_size=32, patch_size=8))
+
+    with pytest.raises(FamilyError):
+        get_peft_model(build(), LynxConfig(target_modules=["mlp"]))
+    name = next(n for n, _ in build().named_modules() if n.endswith("layers.0.mlp"))
+    wrapped = get_peft_model(build(), LynxConfig(target_modules=[name]))
+    assert list(lynx_layers(wrapped)) == [name]
+    with pytest.raises(FamilyError, match="not a feed-forward block"):
+        get_peft_model(build(), LynxConfig(target_modules=[name.replace("mlp", "layer_norm1")]))
 
 
 def test_asking_a_bare_model_for_its_gate_is_refused(llava):

@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "evaluation": BASE | {"grounding", "families", "data"},
     "objectives": BASE | {"ops", "grounding", "families", "adapter", "data"},
     "export": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation"},
-    "pocket": BASE,
-    "training": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives", "pocket"},
+    # Nobody imports the pocket base: it is reached as pkg://lynx_moe.pocket/weights, like a base in any other package.
+    "pocket": BASE | {"grounding", "families", "data", "evaluation"},
+    "training": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives"},
 }
 # Opens anything that can answer; only programs and, inside its functions, the Grounder use it.
 MAY_IMPORT["loading"] = MAY_IMPORT["training"] | {"training", "export"}

@@ -1,6 +1,7 @@
 """A run folder through the command line: trained, evaluated with each gate, exported, verified, and tampered with."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,16 @@ def test_gate_off_answers_as_the_base(trained, tmp_path):
     assert answers[0] == answers[1]
 
 
-def test_export_is_verified_until_a_byte_changes(trained, tmp_path):
-    out = tmp_path / "export"
+@pytest.fixture(scope="module")
+def exported(trained):
+    out = trained / "export"
     assert cli.main(["export", str(trained / "run"), "--out", str(out), "--route", "code"]) == 0
+    return out
+
+
+def test_export_is_verified_until_a_byte_changes(exported, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(exported, out)
     assert cli.main(["verify", str(out), "--json", str(tmp_path / "v.json")]) == 0
     assert json.loads((tmp_path / "v.json").read_text())["loaded_without_lynx_moe"] is True
     weights = out / "model.safetensors"
@@ -55,10 +63,8 @@ def test_export_is_verified_until_a_byte_changes(trained, tmp_path):
     assert json.loads((tmp_path / "v.json").read_text())["changed_files"] == ["model.safetensors"]
 
 
-def test_export_with_code_is_not_run_unasked(trained, tmp_path, capsys):
-    out = tmp_path / "export"
-    assert cli.main(["export", str(trained / "run"), "--out", str(out), "--route", "code"]) == 0
-    words = ["evaluate", str(out), "--data", str(trained / "data"), "--split", "validation", "--limit", "2"]
+def test_export_with_code_is_not_run_unasked(trained, exported, capsys):
+    words = ["evaluate", str(exported), "--data", str(trained / "data"), "--split", "validation", "--limit", "2"]
     assert cli.main(words) == 1
     assert "--trust-remote-code" in capsys.readouterr().err
     assert cli.main([*words, "--trust-remote-code"]) == 0

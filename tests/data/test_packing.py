@@ -80,6 +80,19 @@ def test_default_mask_dtype_suits_a_half_precision_model(records):
         assert torch.isfinite(logits(model, batch)).all()
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_packed_rows_stay_right_under_autocast(records, attention):
+    """Autocast turns the mask's least float32 into minus infinity; no row may become undefined by that."""
+    model, processor = tiny_llava_with_processor()
+    model.set_attn_implementation(attention)
+    packed = PackedDataset(records, SampleBuilder(processor, PercentDialect()))
+    batch = Collator(processor)([packed[k] for k in range(len(packed))])
+    right = logits(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = logits(model, batch).float()
+    assert (rough - right).abs().mean() < 0.02 * right.abs().mean()
+
+
 def test_a_boolean_mask_would_be_wrong_under_eager_attention(records):
     """Why the mask is additive floats: transformers adds whatever 4D mask it gets, without a word."""
     model, processor = tiny_llava_with_processor()

@@ -117,6 +117,11 @@ def test_dataset_gives_the_builders_samples_also_from_memory(processor, records)
                 torch.testing.assert_close(given[name], expected[name], atol=1e-5, rtol=0)
 
 
+def test_dataset_can_be_iterated_and_stops(processor, records):
+    dataset = SampleDataset(records, SampleBuilder(processor, PercentDialect()))
+    assert len(list(dataset)) == len(dataset) == len(records)
+
+
 def test_remembered_picture_equals_the_first_one_to_the_bit(processor, records):
     dataset = SampleDataset(records, SampleBuilder(processor, PercentDialect()))
     first, again = dataset[0]["pixel_values"], dataset[1]["pixel_values"]

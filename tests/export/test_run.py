@@ -73,6 +73,28 @@ def test_folder_that_is_there_is_kept_unless_overwritten(model_and_inputs, tmp_p
     assert [path.name for path in tmp_path.iterdir() if path.name != "modules"] == ["out"]
 
 
+def test_folder_that_no_export_wrote_is_never_replaced(model_and_inputs, tmp_path):
+    (tmp_path / "thesis.tex").write_text("words")
+    with pytest.raises(OutputExistsError, match="no export wrote"):
+        export_of(*model_and_inputs, tmp_path, route="native", overwrite=True)
+    assert (tmp_path / "thesis.tex").read_text() == "words"
+
+
+def test_adapter_plan_warns_when_experts_started_as_the_bases():
+    assert "licence" in str(plan(adapted(tiny_llava()[0], expert_init="slice"), route="adapter"))
+
+
+def test_folder_that_does_not_load_says_what_the_fresh_process_said(tmp_path, monkeypatch):
+    module = sys.modules["lynx_moe.export.verify"]
+    (tmp_path / "lynx_export.json").write_text("{}")
+    monkeypatch.setattr(module, "_program", lambda: "raise SystemExit('no such thing')")
+    with pytest.raises(ExportError, match="no such thing"):
+        module.check_in_fresh_process(tmp_path, "cpu")
+    monkeypatch.setattr(module, "_program", lambda: "import time; time.sleep(30)")
+    with pytest.raises(ExportError, match="within"):
+        module.check_in_fresh_process(tmp_path, "cpu", timeout_seconds=0.2)
+
+
 def test_export_that_answers_otherwise_is_not_kept(model_and_inputs, tmp_path, monkeypatch):
     def off_by_a_bit(folder, device):
         result = compare_in_this_process(folder, device)

@@ -206,9 +206,10 @@ def test_no_text_makes_decoding_fail(text):
 @pytest.mark.parametrize("text", ["[" * 400_000, "[1," * 200_000, "[1, 2, 3, 4 " * 50_000, "1" * 400_000 + "]"])
 def test_decoding_time_grows_with_the_text_and_not_faster(text, name):
     dialect = DIALECTS.get(name)()
-    started = time.perf_counter()
+    # Processor time, so that a busy machine does not fail the test; a quadratic reader would need minutes.
+    started = time.process_time()
     dialect.decode(text, (640, 480))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("box", [(0, 0, NAN, 1), (0, 0, INF, 1), (1, 2, 3), (5, 5, 5, 9), (9, 9, 5, 5)])

@@ -64,7 +64,8 @@ def settings(base_folder, data_folder, tmp_path):
         quiet = {"batch_size": 4, "log_every": 1, "save_every": 0, "progress": False, "precision": "fp32", **trainer}
         return Settings(
             model=ModelSettings(path=base_folder),
-            adapter=AdapterSettings(**(adapter or {})),
+            # Not "auto": fitting the gate takes longer than the few steps of these runs.
+            adapter=AdapterSettings(**{"prompt_gate": "on", **(adapter or {})}),
             data=DataSettings(**{"folder": data_folder, **(data or {})}),
             trainer=TrainerSettings(**quiet),
             objective=ObjectiveSettings(retention_kl=retention_kl),
