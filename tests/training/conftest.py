@@ -60,7 +60,7 @@ def data_folder(tmp_path_factory) -> str:
 def settings(base_folder, data_folder, tmp_path):
     """`settings(max_steps=4, retention_kl=1.0, ...)`: trainer settings by name, the other groups by theirs."""
 
-    def make(*, retention_kl: float = 0.0, adapter: dict | None = None, data: dict | None = None, **trainer) -> Settings:
+    def make(*, retention_kl: float = 0.0, adapter: dict | None = None, data: dict | None = None, **trainer):
         quiet = {"batch_size": 4, "log_every": 1, "save_every": 0, "progress": False, "precision": "fp32", **trainer}
         return Settings(
             model=ModelSettings(path=base_folder),

@@ -65,7 +65,10 @@ def test_failed_synth_is_an_error_with_the_command_to_try(tmp_path, monkeypatch)
     assert "-m synth source=rendered size=2 split=train" in caught.value.fix
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"finished": false, "settings": {"train": {}}}', '{"finished": true}'])
+FOREIGN = ["", "[]", "{}", '{"finished": false, "settings": {"train": {}}}', '{"finished": true}']
+
+
+@pytest.mark.parametrize("content", FOREIGN)
 def test_unfinished_or_foreign_manifest_offers_no_split(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     assert splits_in(tmp_path) == {}

@@ -1,4 +1,4 @@
-"""The loss and its gradient, against plain re-computations: micro-batches, checkpointing, dropped logits, loss scaling."""
+"""The loss and its gradient against plain re-computations: micro-batches, checkpointing, dropped logits, scaling."""
 
 import copy
 
@@ -205,7 +205,8 @@ def test_answer_kinds_may_differ_within_a_packed_row():
 
 def test_parameter_that_no_gradient_reaches_is_named_and_no_other(parts, tmp_path, capsys):
     vlm, samples, collate = parts
-    model = attach_adapter(copy.deepcopy(vlm), LynxConfig())  # starts at zero output: the first step alone tells nothing
+    # Starts at zero output, so at the first step the inner weights have no gradient either: one step tells nothing.
+    model = attach_adapter(copy.deepcopy(vlm), LynxConfig())
     name = next(n for n, _ in model.named_parameters() if n.endswith("down_EDF")).replace("down_EDF", "lost")
     owner = model.get_submodule(name.rpartition(".")[0])
     owner.lost = nn.Parameter(torch.zeros(2))
