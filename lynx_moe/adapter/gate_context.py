@@ -13,10 +13,12 @@ backward. So with checkpointing call backward before the next forward that has g
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,6 +101,12 @@ class Runtime:
         self.hooks = []
 
 
+@lru_cache
+def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
+    """Names of what a model's forward takes, in order: families disagree on what comes second."""
+    return tuple(inspect.signature(kind.forward).parameters)[1:]
+
+
 class GateHooks:
     """The two hooks of a model. `before` decides, `after` keeps the decision with the cache."""
 
@@ -113,8 +121,8 @@ class GateHooks:
         self.outer.append((runtime.rows, runtime.valid_BL, disabled))
         if disabled:
             return
-        input_ids = kwargs.get("input_ids", args[0] if args else None)
-        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        kwargs = {**dict(zip(_parameters(type(model)), args, strict=False)), **kwargs}
+        input_ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
         runtime.valid_BL = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
         batch = next((t.shape[0] for t in (input_ids, kwargs.get("inputs_embeds")) if t is not None), None)
         runtime.rows = {
@@ -128,7 +136,7 @@ class GateHooks:
         rows, valid_BL, disabled = self.outer.pop()
         if disabled:
             return
-        cache = kwargs.get("past_key_values")
+        cache = {**dict(zip(_parameters(type(model)), args, strict=False)), **kwargs}.get("past_key_values")
         if cache is None:
             cache = getattr(output, "past_key_values", None)
         if cache is not None and runtime.forced is None:

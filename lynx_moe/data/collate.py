@@ -23,13 +23,11 @@ class Collator:
     Args:
         processor: for the padding token.
         side: "right" for training, "left" for generation.
-        mask_dtype: dtype of packed samples' additive mask; float32 works with any model on eager and sdpa attention.
     """
 
-    def __init__(self, processor, side: str = "right", mask_dtype: torch.dtype = torch.float32):
+    def __init__(self, processor, side: str = "right"):
         self.pad_id = pad_id(processor)
         self.side = side
-        self.mask_dtype = mask_dtype
 
     def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """One batch; keys that are over tokens are those of the same length as `input_ids`.
@@ -49,7 +47,7 @@ class Collator:
             else:
                 batch[name] = join([sample[name] for sample in having])
         if "segment_ids" in batch:
-            batch["attention_mask"] = additive_mask(batch.pop("segment_ids"), self.mask_dtype)
+            batch["attention_mask"] = additive_mask(batch.pop("segment_ids"))
         return batch
 
     def _pad(self, values: torch.Tensor, length: int, fill: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lynx_moe.data.records import NO_PICTURE, RecordSet
 from lynx_moe.errors import RecordError, nearest
 
 COLUMNS = "id image_id question steps answer boxes phrase task kind source split licence".split()
+CACHE = ".cache"
 KINDS = ("grounding", "understanding")
 
 
@@ -96,13 +98,23 @@ def _open(folder: Path, table: str, split: str, *, optional: bool = False):
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        opened = datasets.load_dataset("parquet", data_files=[str(path) for path in shards], split="train")
+        opened = datasets.load_dataset(
+            "parquet", data_files=[str(path) for path in shards], split="train", cache_dir=_cache(folder)
+        )
     finally:
         if shown:
             datasets.enable_progress_bars()
     if isinstance(opened.features.get("image"), datasets.Image):
         opened = opened.cast_column("image", datasets.Image(decode=False))
     return opened
+
+
+def _cache(folder: Path) -> str | None:
+    """Where the memory-mapped copy of the tables lives: with the data, so that it goes when the data goes.
+
+    Data that may only be read is copied to where the datasets library keeps its own.
+    """
+    return str(folder / CACHE) if os.access(folder, os.W_OK) else None
 
 
 def _chosen(

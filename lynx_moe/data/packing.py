@@ -56,8 +56,8 @@ def pack(samples: Sequence[dict[str, torch.Tensor]], prefix: int) -> dict[str, t
     return row
 
 
-def additive_mask(segment_ids_BL: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """(B, 1, L, L): 0 where a token may look, the dtype's least value where it may not.
+def additive_mask(segment_ids_BL: torch.Tensor) -> torch.Tensor:
+    """(B, 1, L, L) float32: 0 where a token may look, the least number where it may not.
 
     Additive floats and not booleans: transformers hands a 4D mask to the attention as it is, and eager attention adds
     it. A padding token sees padding before it and itself, so no row of the softmax is empty.
@@ -67,8 +67,9 @@ def additive_mask(segment_ids_BL: torch.Tensor, dtype: torch.dtype = torch.float
     earlier_LL = torch.ones(L, L, dtype=torch.bool, device=segment_ids_BL.device).tril()
     shared_B1L = (offers_B1L == PREFIX) & (asks_BL1 != PADDING)
     sees_BLL = earlier_LL & ((asks_BL1 == offers_B1L) | shared_B1L)
-    mask = torch.zeros(B, L, L, dtype=dtype, device=segment_ids_BL.device)
-    return mask.masked_fill(~sees_BLL, torch.finfo(dtype).min)[:, None]
+    # float32 whatever the model computes in: eager and sdpa attention both take it, under autocast too.
+    mask = torch.zeros(B, L, L, dtype=torch.float32, device=segment_ids_BL.device)
+    return mask.masked_fill(~sees_BLL, torch.finfo(torch.float32).min)[:, None]
 
 
 def shared_prefix(tokens: Sequence[Tokens], num_picture_tokens: int) -> int | None:

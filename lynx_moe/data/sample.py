@@ -92,11 +92,6 @@ class SampleBuilder:
         """The prompt of each record alone, up to where the answer begins."""
         return [self._tokens(record, None) for record in records]
 
-    def prompt_ids(self, question: str, size: tuple[int, int] | None) -> np.ndarray:
-        """(L,) ids of a free question, about a picture of `size` or about none."""
-        text = self._render(question, size is not None, None)
-        return self.spread(self._tokens_of(text, None, size is not None, True), size)
-
     def spread(self, tokens: Tokens, size: tuple[int, int] | None) -> np.ndarray:
         """(L,) int64 ids with all tokens of a picture of `size` in place."""
         if tokens.picture_at is None:

@@ -100,8 +100,7 @@ class Grounder:
 
             model = load_adapter(model, adapter)
         trained_with = card.get("settings", {}).get("model", {}).get("dialect")
-        stored = getattr(model.config, "box_dialect", None)
-        return cls(model.to(device), processor, dialect or trained_with or stored or DEFAULT_DIALECT)
+        return cls(model.to(device), processor, dialect or trained_with or DEFAULT_DIALECT)
 
     def __call__(self, image: Image.Image | str | os.PathLike, phrase: str) -> list[Box]:
         """The boxes of what `phrase` names, in pixels of `image`; empty when the model sees none.

@@ -1,6 +1,7 @@
 """The prompt gate on "auto": decided once per prompt and row, kept through every way of generating."""
 
 import copy
+import inspect
 import warnings
 
 import pytest
@@ -79,6 +80,15 @@ def test_auto_decides_each_row_by_itself(fitted):
         assert torch.equal(auto, peft_model(**inputs).logits)
     assert torch.equal(auto[1], base(**inputs).logits[1])
     assert not torch.equal(auto[0], base(**inputs).logits[0])
+
+
+@torch.no_grad()
+def test_arguments_given_by_position_are_taken_for_what_they_are(fitted):
+    _, peft_model, inputs = fitted
+    names = list(inspect.signature(type(peft_model.get_base_model()).forward).parameters)[1:]
+    last = max(names.index(name) for name in inputs)
+    by_position = [inputs.get(name) for name in names[: last + 1]]
+    assert torch.equal(peft_model.get_base_model()(*by_position).logits, peft_model(**inputs).logits)
 
 
 @pytest.mark.parametrize(

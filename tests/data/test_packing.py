@@ -69,7 +69,7 @@ def test_packed_loss_and_gradient_are_the_sum_of_the_single_ones(records):
     torch.testing.assert_close(gradient, alone_gradient, atol=1e-4, rtol=1e-4)
 
 
-def test_default_mask_dtype_suits_a_half_precision_model(records):
+def test_mask_suits_a_half_precision_model(records):
     model, processor = tiny_llava_with_processor()
     model.to(torch.bfloat16)
     packed = PackedDataset(records, SampleBuilder(processor, PercentDialect()))

@@ -75,6 +75,18 @@ def test_columns_with_picture_features_of_datasets_are_read_too(tmp_path):
     assert load_records(tmp_path, "train")[0].image().size == (8, 6)
 
 
+def test_remade_data_is_read_anew_and_not_from_the_copy(tmp_path):
+    write_folder(tmp_path, [([record(0, question="old")], [])])
+    assert load_records(tmp_path, "train")[0].question == "old"
+    write_folder(tmp_path, [([record(0, question="new")], [])])
+    assert load_records(tmp_path, "train")[0].question == "new"
+
+
+def test_the_memory_mapped_copy_lives_with_the_data(tmp_path):
+    load_records(small_folder(tmp_path), "train")
+    assert any((tmp_path / ".cache").rglob("*.arrow"))
+
+
 def test_unfinished_folder_is_refused(tmp_path):
     write_folder(tmp_path, [([record(0)], [])], finished=False)
     with pytest.raises(RecordError, match="unfinished"):

@@ -18,8 +18,8 @@ def train(processes: int, batch_size: int, folder: Path, base_folder: str, data_
         [
             sys.executable, *launcher, str(ROOT / "train.py"), "model=path", f"model.path={base_folder}", "data=folder",
             f"data.folder={data_folder}", f"trainer.batch_size={batch_size}", "trainer.max_steps=3",
-            "trainer.precision=fp32", "trainer.save_every=2", "trainer.log_every=1", "adapter.balance=0", "adapter.gate_sparsity=0",
-            "adapter.prompt_gate=on", f"output_dir={folder}",
+            "trainer.precision=fp32", "trainer.save_every=2", "trainer.log_every=1", "adapter.balance=0",
+            "adapter.gate_sparsity=0", "adapter.prompt_gate=on", f"output_dir={folder}",
         ],
         cwd=folder.parent, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
