@@ -97,14 +97,15 @@ def _run(folder: Path, dialect: str | None) -> Loaded:
 def _adapter(folder: Path, dialect: str | None) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
 
-    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    named = config.get("base_model_name_or_path")
     if not named:
         raise CheckpointError(
             f"{folder} does not name its base",
             why="base_model_name_or_path is empty",
             fix="point to the run folder instead",
         )
-    found = _base(named, dialect)
+    found = _base(named, dialect or config.get("dialect"))
     return _loaded("adapter", load_adapter(found.model, folder), found.processor, found.dialect.name)
 
 
@@ -126,7 +127,8 @@ def _export(folder: Path, dialect: str | None, trust_remote_code: bool) -> Loade
             why="files are missing or damaged",
             fix=f"lynx-moe verify {folder} names the changed files",
         ) from problem
-    return _loaded("export", model.eval(), processor, dialect)
+    written = json.loads((folder / EXPORT_MANIFEST).read_text(encoding="utf-8")).get("dialect")
+    return _loaded("export", model.eval(), processor, dialect or written)
 
 
 def _base(path: str, dialect: str | None) -> Loaded:

@@ -81,6 +81,13 @@ class LynxConfig(PeftConfig):
         default=0.9,
         metadata={"help": "Where convex's alpha starts, in (0, 1): the share of the frozen experts. Convex only."},
     )
+    dialect: str | None = field(
+        default=None,
+        metadata={
+            "help": "How the training answers wrote boxes. Noted by lynx_moe.training, and carried into exports, so that "
+            "whoever loads the adapter reads its answers rightly; the adapter computes nothing with it."
+        },
+    )
     target_modules: str | list[str] | None = field(
         default=None,
         metadata={

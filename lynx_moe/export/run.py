@@ -120,6 +120,7 @@ def _write(
         "transformers": transformers.__version__,
         "route": chosen.route,
         "host": chosen.host,
+        "dialect": peft_model.peft_config[peft_model.active_adapter].dialect,
         "base_sha256": _combined(base_hashes),
     }
     if chosen.route == "adapter":

@@ -68,7 +68,6 @@ class Grounder:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         folder = Path(path)
-        card = _json(folder / "run.json")
         adapter = next((f for f in (folder, folder / "adapter") if (f / "adapter_config.json").is_file()), None)
         if adapter is None and not (folder / "config.json").is_file():
             raise CheckpointError(
@@ -99,7 +98,8 @@ class Grounder:
             from lynx_moe.adapter.loading import load_adapter
 
             model = load_adapter(model, adapter)
-        trained_with = card.get("settings", {}).get("model", {}).get("dialect")
+        notes = _json(adapter / "adapter_config.json") if adapter else _json(folder / "lynx_export.json")
+        trained_with = notes.get("dialect")
         return cls(model.to(device), processor, dialect or trained_with or DEFAULT_DIALECT)
 
     def __call__(self, image: Image.Image | str | os.PathLike, phrase: str) -> list[Box]:

@@ -49,9 +49,11 @@ def texts(folders: list[Path], split: str, limit: int = 400_000) -> list[str]:
 
 
 def target(row: dict) -> str:
-    """The text the base is taught to answer: numbered steps, if any, then the answer."""
-    steps = [f"Step {n}: {s['text']}" for n, s in enumerate(row["steps"], 1)]
-    return " ".join([*steps, row["answer"]])
+    """The text the base is taught to answer: numbered steps, if any, the answer being the last."""
+    if not row["steps"]:
+        return row["answer"]
+    said = [*(s["text"] for s in row["steps"]), row["answer"]]
+    return " ".join(f"Step {n}: {text}" for n, text in enumerate(said, 1))
 
 
 def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, limit: int | None = None) -> Material:

@@ -62,7 +62,9 @@ def run(settings: Settings) -> dict:
     if base.device.type == "cpu":
         keep_freed_memory()
     before = hash_base(base)
-    config = LynxConfig(**asdict(settings.adapter), retention_kl=settings.objective.retention_kl)
+    config = LynxConfig(
+        **asdict(settings.adapter), retention_kl=settings.objective.retention_kl, dialect=settings.model.dialect
+    )
     model = attach_adapter(base, config)
     prefix = model.base_model.prefix
     trainable = only_adapter_trains(model, prefix)

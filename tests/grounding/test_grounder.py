@@ -90,18 +90,17 @@ def test_confidence_is_over_the_tokens_of_the_box_only(exported):
     assert grounder._confidence(answer, start, end) == pytest.approx(0.25)
 
 
-def test_dialect_of_the_run_is_used_for_its_adapter(exported, tmp_path):
+def test_the_dialect_an_adapter_was_trained_with_is_used_unless_told_otherwise(exported, tmp_path):
     peft = pytest.importorskip("peft")
     from lynx_moe import LynxConfig
 
     model, _ = tiny_llava_with_processor()
     model.name_or_path = str(exported)
-    adapted = peft.get_peft_model(model, LynxConfig(num_experts=2, top_k=1))
+    adapted = peft.get_peft_model(model, LynxConfig(num_experts=2, top_k=1, dialect="llava"))
     adapted.save_pretrained(tmp_path / "adapter")
-    (tmp_path / "run.json").write_text(json.dumps({"settings": {"model": {"dialect": "llava"}}}))
     grounder = Grounder.from_pretrained(tmp_path, base=exported)
     assert grounder.dialect.name == "llava"
-    assert Grounder.from_pretrained(tmp_path / "adapter", base=exported).dialect.name == "percent"
+    assert Grounder.from_pretrained(tmp_path / "adapter", base=exported).dialect.name == "llava"
     assert Grounder.from_pretrained(tmp_path, base=exported, dialect="percent").dialect.name == "percent"
     assert type(grounder.model).__name__.startswith("Peft")
 
