@@ -261,13 +261,12 @@ def table(report: dict) -> Table:
     for title in ("model", "Acc@0.5", "mean IoU", "find all F1", "unreadable", "retention"):
         rows_of.add_column(title, justify="left" if title == "model" else "right")
     by_gate, retention = report["grounding"]["by_gate"], report["retention"]
-    rows = {"base, before": (report["grounding"]["before"], retention["before"])}
-    rows |= {f"adapter, gate {g}": (by_gate[g], retention["by_gate"][g]["accuracy"]) for g in GATES}
+    rows = {"base": (report["grounding"]["before"], retention["before"])}
+    rows |= {f"gate {g}": (by_gate[g], retention["by_gate"][g]["accuracy"]) for g in GATES}
     for route, found in report["export"]["routes"].items():
-        title = f"export {route} (gate {found['prompt_gate']}), reloaded"
-        rows[title] = (found["grounding"], found["retention"]["accuracy"])
-    rows["COCO folder, before"] = (report["coco"]["before"], None)
-    rows["COCO folder, after"] = (report["coco"]["after"], None)
+        rows[f"export {route}"] = (found["grounding"], found["retention"]["accuracy"])
+    rows["COCO, base"] = (report["coco"]["before"], None)
+    rows["COCO, gate auto"] = (report["coco"]["after"], None)
     for title, (grounding, kept) in rows.items():
         listing = (grounding["find_all"] or {}).get("f1")
         numbers = [grounding["acc50"], grounding["mean_iou"], listing, grounding["unreadable"], kept]

@@ -83,27 +83,25 @@ class SampleDataset(Dataset):
 
 
 class PackedDataset(Dataset):
-    """The records of one picture per row, at most `max_records` of them. `dropped` as in `SampleDataset`.
+    """Records of one picture per row, as many as `max_tokens` hold. `dropped` as in `SampleDataset`.
 
     For models that pass `lynx_moe.data.packing.check_packable`, with the `Collator` of this package.
 
     Args:
-        max_records: longer rows cost attention that nobody uses, since records do not see each other.
+        max_tokens: of a row, its picture's included; a record that is longer by itself gets a row of its own. Longer
+            rows cost attention that nobody uses, since records do not see each other; shorter ones repeat the picture.
+            Every record is tokenised once when the dataset is made, to fill rows evenly.
 
     Raises:
         FamilyError: the chat template puts the question before the picture, so that nothing can be shared.
     """
 
-    def __init__(self, records: RecordSet, builder: SampleBuilder, *, max_records: int = 8, cache_bytes: int = 2**30):
+    def __init__(self, records: RecordSet, builder: SampleBuilder, *, max_tokens: int = 512, cache_bytes: int = 2**30):
         kept = writable(records, builder)
         self.dropped = len(records) - len(kept)
         self.records = records if not self.dropped else records.select(kept)
         self._source = _Source(self.records, builder, cache_bytes)
-        self.rows: list[list[int]] = [
-            group[start : start + max_records]
-            for group in self.records.by_picture()
-            for start in range(0, len(group), max_records)
-        ]
+        self.rows = [row for group in self.records.by_picture() for row in self._filled(group, max_tokens)]
         fullest = max(self.rows, key=len, default=[])
         if len(fullest) > 1:
             self._prefix(fullest)
@@ -117,6 +115,23 @@ class PackedDataset(Dataset):
         # A lone record needs no prefix: the same row with one segment.
         prefix = self._prefix(positions) if len(positions) > 1 else 0
         return pack(samples, prefix) | self._source.pixels(positions[0])
+
+    def _filled(self, group: list[int], max_tokens: int) -> list[list[int]]:
+        """The group cut, in its order, into rows that keep within `max_tokens` where they can."""
+        size = self.records.size(group[0])
+        picture = len(self._source.builder.picture_ids(size)) if size else 0
+        rows: list[list[int]] = []
+        room = 0
+        for position in group:
+            tokens = self._source.tokens(position)
+            shared = tokens.picture_at or 0  # tokens before the picture; its own placeholder counts as the record's
+            own = len(tokens.ids) - shared
+            if not rows or own > room:
+                rows.append([])
+                room = max_tokens - shared - picture
+            rows[-1].append(position)
+            room -= own
+        return rows
 
     def _prefix(self, positions: Sequence[int]) -> int:
         tokens = [self._source.tokens(position) for position in positions]

@@ -76,9 +76,11 @@ def run(settings: Settings) -> dict:
     gate = {"mode": config.prompt_gate, "fitted": False}
     if config.prompt_gate == "auto":
         gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
-    if settings.data.pack:
+    if settings.data.pack_tokens:
         check_packable(base)
-    dataset = (PackedDataset if settings.data.pack else SampleDataset)(records, builder)
+        dataset = PackedDataset(records, builder, max_tokens=settings.data.pack_tokens)
+    else:
+        dataset = SampleDataset(records, builder)
     collator = Collator(processor)
 
     budget = TimeBudget(settings.trainer.max_seconds)

@@ -83,8 +83,11 @@ class DataSettings(Checked):
     kinds: list[str] = setting(["grounding", "understanding"], "kinds of records to train on")
     tasks: list[str] | None = setting(None, "synthesis tasks to train on; null: all of them")
     limit: int | None = setting(None, "use at most this many records; null: all of them", low=1)
-    pack: bool = setting(
-        False, "all records of one picture in one row, the picture computed once; batch_size then counts pictures"
+    pack_tokens: int | None = setting(
+        None,
+        "tokens of a row that holds several records of one picture, the picture computed once; batch_size then counts "
+        "such rows; null: one record per row",
+        low=1,
     )
     workers: int = setting(0, "processes that load pictures and tokenise; 0: the training process itself", low=0)
 

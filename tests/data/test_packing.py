@@ -113,9 +113,19 @@ def test_a_row_holds_each_record_of_its_picture_once_and_the_picture_once(record
     assert row["segment_ids"].unique().tolist() == [1, 2, 3, 4]
 
 
-def test_long_groups_are_split(records):
-    packed = PackedDataset(records, SampleBuilder(tiny_llava_with_processor()[1], PercentDialect()), max_records=2)
-    assert packed.rows == [[0, 1], [2], [3], [4, 6], [5]]
+def test_rows_are_filled_up_to_their_tokens_and_no_further(records):
+    builder = SampleBuilder(tiny_llava_with_processor()[1], PercentDialect())
+    whole = PackedDataset(records, builder, max_tokens=10_000)
+    limit = len(whole[0]["input_ids"]) - 1  # one short of what the fullest row needs
+    packed = PackedDataset(records, builder, max_tokens=limit)
+    assert sorted(k for row in packed.rows for k in row) == sorted(k for row in whole.rows for k in row)
+    assert len(packed.rows) > len(whole.rows)
+    assert all(len(packed[k]["input_ids"]) <= limit for k in range(len(packed)))
+
+
+def test_a_record_longer_than_a_row_gets_a_row_of_its_own(records):
+    packed = PackedDataset(records, SampleBuilder(tiny_llava_with_processor()[1], PercentDialect()), max_tokens=1)
+    assert all(len(row) == 1 for row in packed.rows)
 
 
 def test_text_only_rows_pack_as_themselves(records):
