@@ -120,8 +120,8 @@ def _export(folder: Path, dialect: str | None, trust_remote_code: bool) -> Loade
         )
     try:
         model = AutoModelForImageTextToText.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-        # The processor reads config.json too; without the flag transformers would stop and ask at the terminal.
-        processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        # The processor needs no code of the folder; left unsaid, transformers would stop and ask at the terminal.
+        processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError) as problem:
         raise CheckpointError(
             f"could not load the export {folder}: {str(problem).splitlines()[0]}",

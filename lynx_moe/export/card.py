@@ -57,7 +57,9 @@ def write(folder: Path, report: dict, *, settings: dict, base_name: str, licence
         "---",
     ]
     imports = "from transformers import AutoModelForImageTextToText, AutoProcessor\n\n"
-    processor = "" if report["route"] == "adapter" else "\nprocessor = AutoProcessor.from_pretrained(folder)"
+    # Beside a modelling file transformers asks at the terminal, also for the processor, which needs none of it.
+    unasked = ", trust_remote_code=False" if report["route"] == "code" else ""
+    processor = "" if report["route"] == "adapter" else f"\nprocessor = AutoProcessor.from_pretrained(folder{unasked})"
     body = f"""
 # {report["name"]}
 

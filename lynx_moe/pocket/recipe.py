@@ -35,6 +35,7 @@ class Recipe:
     """Everything that decides the weights, besides the data."""
 
     steps: int = 3800
+    begin: int = 0  # step at which the learning rate's cosine starts: a finished run goes on with begin=its last step
     warmup_steps: int = 1200
     batch: int = 32
     length: int = 192
@@ -46,11 +47,26 @@ class Recipe:
 
 
 class Eyes(nn.Module):
-    """What the warm-up adds and the release drops: the ink head."""
+    """What training adds and the release drops: heads that read a visual token's ink and place.
+
+    They read what the language model gets, after the projector: what only the tower knows is of no use to an answer.
+    Without the place head the model answered "where" no better than blind: naming patches makes them forget where
+    they are.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.ink = nn.Linear(width, CELLS * CELLS)
+        self.row = nn.Linear(width, GRID)
+        self.column = nn.Linear(width, GRID)
+
+    def forward(self, seen_BPD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ink logits (B, P, cells) and the mean loss of telling each patch's row and column, ()."""
+        ink = self.ink(seen_BPD)
+        row_BPG, column_BPG = self.row(seen_BPD).float(), self.column(seen_BPD).float()
+        place = torch.arange(GRID * GRID, device=seen_BPD.device).expand(len(seen_BPD), -1).flatten()
+        rows = F.cross_entropy(row_BPG.flatten(0, 1), place // GRID)
+        return ink, (rows + F.cross_entropy(column_BPG.flatten(0, 1), place % GRID)) / 2
 
 
 def train(folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | None = None) -> Path:
@@ -68,7 +84,7 @@ def train(folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | No
     held_out = load([val_folder or folders[0]], "val", tokenizer)
     model = build_model(tokenizer).train()
     nn.init.normal_(model.get_input_embeddings().weight, std=0.05)
-    eyes = Eyes(model.config.vision_config.hidden_size)
+    eyes = Eyes(model.config.text_config.hidden_size)
     parameters = [p for p in (*model.parameters(), *eyes.parameters()) if p.requires_grad]
     decay = [p for p in parameters if p.dim() > 1]
     rest = [p for p in parameters if p.dim() <= 1]
@@ -84,31 +100,31 @@ def train(folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | No
         forward = torch.compile(forward)
     log = open(work / "log.txt", "a", buffering=1)  # noqa: SIM115  (open for the whole run)
     log.write(f"{len(material.asked)} pictures, {len(material.games)} games, vocabulary {len(tokenizer)}\n")
-    began, sums, count = time.time(), np.zeros(5), 0
+    began, sums, count = time.time(), np.zeros(6), 0
     while step < recipe.steps:
         warm = step < recipe.warmup_steps
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * _schedule(step, recipe)
         rng = np.random.default_rng((recipe.seed, step))
         if warm:
-            words, ink = warm_up_losses(model, see, material, rng.integers(len(material.asked), size=recipe.batch))
+            words, ink, place = warm_up_losses(model, see, material, rng.integers(len(material.asked), size=recipe.batch))
             lm, right, asked = torch.zeros(()), 0, 1
-            (words + ink).backward()
+            (words + ink + place).backward()
         else:
             batch = make_batch(material, rng, recipe, prefix, text_prefix, tokenizer.pad_token_id)
-            lm, words, ink, right, asked = losses(model, forward, batch)
-            (lm + 0.3 * words + 0.3 * ink).backward()
+            lm, words, ink, place, right, asked = losses(model, forward, batch)
+            (lm + 0.3 * words + 0.3 * ink + 0.3 * place).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
-        sums += (lm.item(), words.item(), ink.item(), right, asked)
+        sums += (lm.item(), words.item(), ink.item(), place.item(), right, asked)
         count += 1
         if step % recipe.log_every == 0:
-            a, b, c = sums[:3] / count
+            a, b, c, d = sums[:4] / count
             spent = time.time() - began
-            log.write(f"step {step} lm {a:.3f} words {b:.3f} ink {c:.3f} right {sums[3] / max(1, sums[4]):.3f} {spent:.0f} s\n")
-            sums, count = np.zeros(5), 0
+            log.write(f"step {step} lm {a:.3f} words {b:.3f} ink {c:.3f} place {d:.3f} right {sums[4] / max(1, sums[5]):.3f} {spent:.0f} s\n")
+            sums, count = np.zeros(6), 0
         if step % recipe.save_every == 0 or step == recipe.steps:
             _save_state(work, model, eyes, optimizer, step)
             log.write(f"  held out {_held_out(model, forward, held_out, recipe, prefix, text_prefix, tokenizer.pad_token_id)}\n")
@@ -155,7 +171,8 @@ def _see(model, eyes: Eyes):
 
     def see(pixels):
         features = tower(pixels, output_hidden_states=True).hidden_states[-1]
-        return projector(features), eyes.ink(features)
+        seen = projector(features)
+        return seen, *eyes(seen)
 
     return see
 
@@ -165,27 +182,27 @@ def _forward(model, eyes: Eyes, first: int):
     last = first + GRID**2
 
     def forward(ids_BL, pixels, mask, positions_BL):
-        seen, ink = see(pixels)
+        seen, ink, place = see(pixels)
         e = embed(ids_BL)
         e = torch.cat([e[:, :first], seen.to(e.dtype), e[:, last:]], 1)
         hidden = decoder(inputs_embeds=e, attention_mask=mask, position_ids=positions_BL, use_cache=False).last_hidden_state
-        return hidden, seen, ink
+        return hidden, seen, ink, place
 
     return forward
 
 
 def warm_up_losses(model, see, material: Material, picks: np.ndarray):
-    """Naming and ink losses of the pictures ``picks``, without the decoder."""
+    """Naming, ink and place losses of the pictures ``picks``, without the decoder."""
     with torch.autocast("cpu", torch.bfloat16):
-        seen, ink = see(_pixels(material, picks))
-    return _patch_losses(model, seen, ink, *_patch_targets(material, picks))
+        seen, ink, place = see(_pixels(material, picks))
+    return *_patch_losses(model, seen, ink, *_patch_targets(material, picks)), place
 
 
 def losses(model, forward, batch):
-    """Return the three losses, and how many parts were answered wholly right under teacher forcing, of how many."""
+    """Return the four losses, and how many parts were answered wholly right under teacher forcing, of how many."""
     ids, labels, positions, mask, pixels, words, ink_true, owner = batch
     with torch.autocast("cpu", torch.bfloat16):
-        hidden, seen, ink = forward(ids, pixels, mask.to(torch.bfloat16), positions)
+        hidden, seen, ink, place = forward(ids, pixels, mask.to(torch.bfloat16), positions)
     word_loss, ink_loss = _patch_losses(model, seen, ink, words, ink_true)
     answered = labels[:, 1:] != -100
     with torch.autocast("cpu", torch.bfloat16):
@@ -196,7 +213,7 @@ def losses(model, forward, batch):
     part = (torch.arange(len(owner))[:, None] * 10_000 + owner)[:, 1:][answered]
     _, inverse = part.unique(return_inverse=True)
     failed = torch.zeros(int(inverse.max()) + 1).index_add_(0, inverse, wrong.float()) > 0
-    return lm, word_loss, ink_loss, int((~failed).sum()), len(failed)
+    return lm, word_loss, ink_loss, place, int((~failed).sum()), len(failed)
 
 
 def _pixels(material: Material, picks: np.ndarray) -> torch.Tensor:
@@ -221,21 +238,21 @@ def _patch_losses(model, seen, ink, words, ink_true):
 def _held_out(model, forward, material: Material, recipe: Recipe, prefix, text_prefix, pad) -> str:
     model.eval()
     rng = np.random.default_rng(0)
-    total = np.zeros(5)
+    total = np.zeros(6)
     rounds = max(1, min(len(material.asked) // recipe.batch, 12))
     for k in range(rounds):
         picks = np.arange(k * recipe.batch, (k + 1) * recipe.batch) % len(material.asked)
         batch = make_batch(material, rng, recipe, prefix, text_prefix, pad, picks)
-        lm, words, ink, right, asked = losses(model, forward, batch)
-        total += (lm.item(), words.item(), ink.item(), right, asked)
+        lm, words, ink, place, right, asked = losses(model, forward, batch)
+        total += (lm.item(), words.item(), ink.item(), place.item(), right, asked)
     model.train()
-    lm, words, ink = total[:3] / rounds
-    return f"lm {lm:.3f} words {words:.3f} ink {ink:.3f} right {total[3] / total[4]:.3f}"
+    lm, words, ink, place = total[:4] / rounds
+    return f"lm {lm:.3f} words {words:.3f} ink {ink:.3f} place {place:.3f} right {total[4] / total[5]:.3f}"
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
-    ramp = min(1.0, (step + 1) / 100)
-    done = step / recipe.steps
+    ramp = min(1.0, (step - recipe.begin + 1) / 100)
+    done = (step - recipe.begin) / (recipe.steps - recipe.begin)
     return ramp * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
@@ -261,6 +278,8 @@ def _resume(work: Path, model, eyes, optimizer) -> int:
     state = load_file(path)
     with torch.no_grad():
         for name, p in _named(model, eyes):
+            if f"p.{name}" not in state:  # a head that came later starts anew
+                continue
             p.copy_(state[f"p.{name}"])
             keys = [k for k in state if k.startswith("o.") and k.split(".", 2)[2] == name]
             optimizer.state[p] = {k.split(".", 2)[1]: state[k] for k in keys}
