@@ -10,8 +10,15 @@ from lynx_moe.quickstart import claim, missed_bars, quickstart, quickstart_setti
 from tests.tiny import tiny_llava_with_processor
 
 GOOD = {
-    "grounding": {"before": {"acc50": 0.0}, "after": {"acc50": 0.5}},
-    "retention": {"before": 0.8, "after": 0.8, "adapter_off_identical": True},
+    "grounding": {"before": {"acc50": 0.0}, "after": {"acc50": 0.75}},
+    "retention": {
+        "before": 0.8,
+        "by_gate": {"on": {"accuracy": 0.79}},
+        "adapter_off_identical": True,
+        "shut_gate_identical": True,
+    },
+    "training": {"prompt_gate": {"held_out_error": 0.005}},
+    "seconds": 800.0,
     "base_hash_unchanged": True,
     "export": {"routes": {"code": {"loaded_without_lynx_moe": True}, "native": {"loaded_without_lynx_moe": True}}},
 }
@@ -26,7 +33,11 @@ def test_nothing_is_missed_when_every_promise_came_true():
     [
         (("grounding", "after", "acc50"), 0.05, "Acc@0.5"),
         (("grounding", "after", "acc50"), None, "Acc@0.5"),
-        (("retention", "after"), 0.7, "retention fell"),
+        (("grounding", "before", "acc50"), 0.2, "Acc@0.5 before"),
+        (("retention", "by_gate", "on", "accuracy"), 0.7, "retention fell"),
+        (("retention", "shut_gate_identical"), False, "shut gate"),
+        (("training", "prompt_gate"), {"fitted": False}, "unseen wordings"),
+        (("seconds",), 1000.0, "1000 s"),
         (("retention", "adapter_off_identical"), False, "bit for bit"),
         (("base_hash_unchanged",), False, "tensors changed"),
         (("export", "routes", "native", "loaded_without_lynx_moe"), False, "native export"),
