@@ -71,6 +71,12 @@ def _star(points: int, inner: float) -> list[tuple[float, float]]:
     ]  # fmt: skip
 
 
+def _quarter_turns(x: float, y: float, times: int) -> tuple[float, float]:
+    for _ in range(times):
+        x, y = -y, x
+    return x, y
+
+
 def _outline(shape: str) -> list[tuple[float, float]]:
     """The shape's corners in a -1..1 square."""
     if shape == "square":
@@ -81,7 +87,8 @@ def _outline(shape: str) -> list[tuple[float, float]]:
         return _star(5, 0.42)
     if shape == "cross":
         t = 0.32
-        return [(-t, -1), (t, -1), (t, -t), (1, -t), (1, t), (t, t), (t, 1), (-t, 1), (-t, t), (-1, t), (-1, -t), (-t, -t)]
+        arm = [(t, -1), (t, -t), (1, -t)]  # one quarter of the outline, turned three more times
+        return [_quarter_turns(x, y, k) for k in range(4) for x, y in arm]
     if shape == "heart":
         ts = [2 * math.pi * k / 40 for k in range(40)]
         return [
@@ -92,11 +99,12 @@ def _outline(shape: str) -> list[tuple[float, float]]:
 
 
 def draw_shape(rng: random.Random, shape: str, colour: str, width: int, height: int, angle: float) -> Image.Image:
-    """One filled shape, turned by ``angle`` degrees, with jittered colour and perhaps an outline: RGBA, ``width`` x ``height``."""
+    """One filled shape, turned by ``angle`` degrees, colour jittered, perhaps outlined: RGBA of the size asked."""
     fill = tuple(max(0, min(255, c + rng.randrange(-18, 19))) for c in COLOURS[colour])
     w, h = width * _SUPERSAMPLE, height * _SUPERSAMPLE
     turn = math.radians(angle)
-    corners = [(x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)) for x, y in _outline(shape)]
+    cos, sin = math.cos(turn), math.sin(turn)
+    corners = [(x * cos - y * sin, x * sin + y * cos) for x, y in _outline(shape)]
     left, top = min(x for x, _ in corners), min(y for _, y in corners)
     across, down = max(x for x, _ in corners) - left, max(y for _, y in corners) - top
     points = [((x - left) / across * (w - 1), (y - top) / down * (h - 1)) for x, y in corners]
@@ -107,7 +115,7 @@ def draw_shape(rng: random.Random, shape: str, colour: str, width: int, height: 
 
 
 def draw_thing(rng: random.Random, name: str, width: int, height: int, angle: float) -> Image.Image:
-    """One of the thing's sprites, turned, perhaps mirrored, a little brighter or darker: RGBA, ``width`` x ``height``."""
+    """One of the thing's sprites, turned, perhaps mirrored, a little brighter or darker: RGBA of the size asked."""
     sprite = rng.choice(things()[name])
     if rng.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -124,5 +132,5 @@ def add_noise(rng: random.Random, picture: Image.Image) -> Image.Image:
     """Sensor-like noise of 0-9 grey levels."""
     sigma = rng.uniform(0, 9)
     noise = np.random.default_rng(rng.getrandbits(64))
-    pixels = np.asarray(picture, np.float32) + noise.standard_normal((picture.height, picture.width, 1), np.float32) * sigma
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    grain = noise.standard_normal((picture.height, picture.width, 1), np.float32) * sigma
+    return Image.fromarray(np.clip(np.asarray(picture, np.float32) + grain, 0, 255).astype(np.uint8))

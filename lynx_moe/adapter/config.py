@@ -84,7 +84,7 @@ class LynxConfig(PeftConfig):
     dialect: str | None = field(
         default=None,
         metadata={
-            "help": "How the training answers wrote boxes. Noted by lynx_moe.training, and carried into exports, so that "
+            "help": "How the training answers wrote boxes. Noted by lynx_moe.training, carried into exports, so that "
             "whoever loads the adapter reads its answers rightly; the adapter computes nothing with it."
         },
     )

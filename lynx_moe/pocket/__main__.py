@@ -19,8 +19,8 @@ SEEING = (
 
 def _synth(out: Path, split: str, tasks: tuple[str, ...], size: int, shard: int) -> None:
     subprocess.run(
-        [sys.executable, "-m", "synth", "source=rendered", f"task=[{','.join(tasks)}]", f"size={size}", f"split={split}",
-         f"out={out}", "seed=pocket", f"shard_size={shard}", "workers=2"],
+        [sys.executable, "-m", "synth", "source=rendered", f"task=[{','.join(tasks)}]", f"size={size}",
+         f"split={split}", f"out={out}", "seed=pocket", f"shard_size={shard}", "workers=2"],
         check=True,
     )  # fmt: skip
 

@@ -24,15 +24,17 @@ tags: [llava, vision-language, tiny]
 
 # pocket: a small base to try adapters on
 
-A stock `LlavaForConditionalGeneration` of {parameters:.1f} million parameters (SigLIP-style ViT of 4 layers, Llama decoder of 5
-layers, width 160, pictures of 128 x 128 pixels in 64 patches), trained from scratch on pictures that `synth` draws. It names,
-counts, compares and describes in short English answers. **It has never seen a box**: no coordinate of a picture was
-ever in its training text. It is no general assistant, and knows only the {things} things, 6 shapes and 8 colours of `synth/assets`.
+A stock `LlavaForConditionalGeneration` of {parameters:.1f} million parameters (SigLIP-style ViT of 4 layers, Llama
+decoder of 5 layers, width 160, pictures of 128 x 128 pixels in 64 patches), trained from scratch on pictures that
+`synth` draws. It names, counts, compares and describes in short English answers. **It has never seen a box**: no
+coordinate of a picture was ever in its training text. It is no general assistant, and knows only the {things} things,
+6 shapes and 8 colours of `synth/assets`.
 
 ## Measured
 
 Greedy answers to {n} questions about {pictures} held-out pictures, exact match after normalising case and articles.
-*Blind* is the best constant answer per question type, chosen with knowledge of these very answers: an upper bound on not looking.
+*Blind* is the best constant answer per question type, chosen with knowledge of these very answers: an upper bound on
+what is right without looking.
 
 | question type | questions | accuracy | blind |
 | --- | ---: | ---: | ---: |
@@ -42,7 +44,7 @@ Greedy answers to {n} questions about {pictures} held-out pictures, exact match 
 ## Made by
 
 ```bash
-python -m lynx_moe.pocket --work outputs/pocket     # pictures, then training: hours on one core; resumes when interrupted
+python -m lynx_moe.pocket --work outputs/pocket     # pictures, then training: hours; resumes
 python -m lynx_moe.pocket.card                      # this card
 ```
 

@@ -71,7 +71,8 @@ def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, li
             by_picture: dict[str, list] = defaultdict(list)
             rows = pq.read_table(path, columns=["image_id", "question", "steps", "answer", "task"]).to_pylist()
             lead = ["" if r["image_id"] else " " for r in rows]  # after "<image>\n" no space, after "USER:" one
-            questions = _ids(tokenizer, [s + r["question"] + " ASSISTANT:" for s, r in zip(lead, rows, strict=True)], known)
+            asks = [s + r["question"] + " ASSISTANT:" for s, r in zip(lead, rows, strict=True)]
+            questions = _ids(tokenizer, asks, known)
             answers = _ids(tokenizer, [" " + target(r) + "</s>" for r in rows], known)
             for row, pair in zip(rows, zip(questions, answers, strict=True), strict=True):
                 tasks[row["task"]] += 1
@@ -88,11 +89,14 @@ def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, li
                     break
             if limit and len(pixels) >= limit:
                 break
-    empty = np.zeros((0, 3, SIDE, SIDE), np.uint8)
     return Material(
-        pixels=np.stack(pixels) if pixels else empty, words=np.stack(words) if words else np.zeros((0, GRID**2, _MAX_WORDS)),
-        ink=np.stack(ink) if ink else np.zeros((0, GRID**2, CELLS**2), bool), asked=asked, games=games, tasks=dict(tasks),
+        pixels=_stack(pixels, (3, SIDE, SIDE), np.uint8), words=_stack(words, (GRID**2, _MAX_WORDS), np.int16),
+        ink=_stack(ink, (GRID**2, CELLS**2), bool), asked=asked, games=games, tasks=dict(tasks),
     )  # fmt: skip
+
+
+def _stack(arrays: list[np.ndarray], shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    return np.stack(arrays) if arrays else np.zeros((0, *shape), dtype)
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, strings: list[str], known: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -107,7 +107,8 @@ def train(folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | No
             group["lr"] = recipe.lr * _schedule(step, recipe)
         rng = np.random.default_rng((recipe.seed, step))
         if warm:
-            words, ink, place = warm_up_losses(model, see, material, rng.integers(len(material.asked), size=recipe.batch))
+            picks = rng.integers(len(material.asked), size=recipe.batch)
+            words, ink, place = warm_up_losses(model, see, material, picks)
             lm, right, asked = torch.zeros(()), 0, 1
             (words + ink + place).backward()
         else:
@@ -121,13 +122,12 @@ def train(folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | No
         sums += (lm.item(), words.item(), ink.item(), place.item(), right, asked)
         count += 1
         if step % recipe.log_every == 0:
-            a, b, c, d = sums[:4] / count
-            spent = time.time() - began
-            log.write(f"step {step} lm {a:.3f} words {b:.3f} ink {c:.3f} place {d:.3f} right {sums[4] / max(1, sums[5]):.3f} {spent:.0f} s\n")
+            log.write(f"step {step} {_line(sums, count)} {time.time() - began:.0f} s\n")
             sums, count = np.zeros(6), 0
         if step % recipe.save_every == 0 or step == recipe.steps:
             _save_state(work, model, eyes, optimizer, step)
-            log.write(f"  held out {_held_out(model, forward, held_out, recipe, prefix, text_prefix, tokenizer.pad_token_id)}\n")
+            found = _held_out(model, forward, held_out, recipe, prefix, text_prefix, tokenizer.pad_token_id)
+            log.write(f"  held out {found}\n")
             _release(work / "model", model, tokenizer)
     log.close()
     return work / "model"
@@ -185,8 +185,8 @@ def _forward(model, eyes: Eyes, first: int):
         seen, ink, place = see(pixels)
         e = embed(ids_BL)
         e = torch.cat([e[:, :first], seen.to(e.dtype), e[:, last:]], 1)
-        hidden = decoder(inputs_embeds=e, attention_mask=mask, position_ids=positions_BL, use_cache=False).last_hidden_state
-        return hidden, seen, ink, place
+        out = decoder(inputs_embeds=e, attention_mask=mask, position_ids=positions_BL, use_cache=False)
+        return out.last_hidden_state, seen, ink, place
 
     return forward
 
@@ -246,8 +246,13 @@ def _held_out(model, forward, material: Material, recipe: Recipe, prefix, text_p
         lm, words, ink, place, right, asked = losses(model, forward, batch)
         total += (lm.item(), words.item(), ink.item(), place.item(), right, asked)
     model.train()
-    lm, words, ink, place = total[:4] / rounds
-    return f"lm {lm:.3f} words {words:.3f} ink {ink:.3f} place {place:.3f} right {total[4] / total[5]:.3f}"
+    return _line(total, rounds)
+
+
+def _line(sums: np.ndarray, count: int) -> str:
+    """Mean losses, and the share of questions answered wholly right under teacher forcing."""
+    lm, words, ink, place = sums[:4] / count
+    return f"lm {lm:.3f} words {words:.3f} ink {ink:.3f} place {place:.3f} right {sums[4] / max(1, sums[5]):.3f}"
 
 
 def _schedule(step: int, recipe: Recipe) -> float:

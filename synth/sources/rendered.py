@@ -30,7 +30,10 @@ class RenderedSource:
         return render_scene(random.Random(f"{seed}/{split}/rendered/{index}"), index)
 
 
-def _place(rng: random.Random, width: int, height: int, taken: list[tuple[int, int, int, int]]) -> tuple[int, int] | None:
+def _place(
+    rng: random.Random, width: int, height: int, taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int] | None:
+    """A corner where the sprite overlaps nothing much, or None when there is no room left."""
     for _ in range(25):
         x, y = rng.randrange(SIDE - width + 1), rng.randrange(SIDE - height + 1)
         for x1, y1, x2, y2 in taken:

@@ -1,4 +1,4 @@
-"""Say something about what was found by a relation: anchor, then target, then the answer in words (SCouT's own example)."""
+"""Say something about what was found by a relation: anchor, target, then the answer, as in the paper's figure."""
 
 from synth.tasks.base import SIDES, Draft, Step, a, only_one_on, phrasing, task
 

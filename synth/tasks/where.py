@@ -2,9 +2,11 @@
 
 from synth.tasks.base import Draft, phrasing, task
 
+_SEEN = ("Where is the {p}?", "In which part is the {p}?")
+_UNSEEN = ("Where do you see the {p}?",)
 _ROWS = ("top", "upper", "middle", "lower", "bottom")
 _COLUMNS = ("far left", "left", "centre", "right", "far right")
-_EDGES = (0.27, 0.42, 0.58, 0.73)  # of the picture's side: things are as large as a cell, so their middles crowd inwards
+_EDGES = (0.27, 0.42, 0.58, 0.73)  # of the side: things are as large as a cell, so their middles crowd inwards
 _MARGIN = 0.015
 
 
@@ -20,6 +22,6 @@ def where(scene, rng, split):
     for phrase, obj in scene.unique_phrases():
         column, row = _band(obj.centre[0] / scene.width), _band(obj.centre[1] / scene.height)
         if column is not None and row is not None:
-            question = phrasing(rng, split, ("Where is the {p}?", "In which part is the {p}?"), ("Where do you see the {p}?",))
-            drafts.append(Draft(question=question.format(p=phrase), answer=f"{_ROWS[row]} {_COLUMNS[column]}"))
+            question = phrasing(rng, split, _SEEN, _UNSEEN).format(p=phrase)
+            drafts.append(Draft(question=question, answer=f"{_ROWS[row]} {_COLUMNS[column]}"))
     return drafts
