@@ -1,4 +1,4 @@
-"""CPU seconds of a training step with and without glibc keeping freed memory: `python tests/bench/keep_freed_memory.py`.
+"""CPU time of a training step with and without glibc keeping freed memory: `python tests/bench/keep_freed_memory.py`.
 
 Two processes in turn (A B A B ...), since the setting cannot be taken back; the ratio is of medians over all steps.
 """

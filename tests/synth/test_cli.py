@@ -84,7 +84,7 @@ def test_a_stopped_run_leaves_no_process_and_no_manifest_behind(tmp_path, how):
     while not list(tmp_path.rglob("*.tmp")) and made.poll() is None:  # until a worker is in the middle of a shard
         time.sleep(0.05)
     os.kill(made.pid, how)
-    said = made.communicate(timeout=30)[1]  # ends only when the workers, which hold the same pipe, have ended too
+    said = made.communicate(timeout=120)[1]  # ends only when the workers, which hold the same pipe, have ended too
     assert made.returncode == (130 if how == signal.SIGINT else -how)
     assert "Traceback" not in said and not (tmp_path / "d/manifest.json").exists()
     if how == signal.SIGINT:

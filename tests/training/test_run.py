@@ -218,7 +218,7 @@ def test_missing_base_and_missing_folder_are_named(settings):
 
 
 def test_packed_rows_train_too(settings):
-    card = run(settings(max_steps=2, retention_kl=1.0, data={"pack": True}))
+    card = run(settings(max_steps=2, retention_kl=1.0, data={"pack_tokens": 120}))
     assert card["train"]["steps"] == 2 and card["train"]["last_retention_kl"] >= 0
 
 
