@@ -31,13 +31,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=72_000)
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--threads", type=int, default=1, help="torch threads; leave 1 when anything else runs")
+    parser.add_argument("--start", type=Path, help="go on from the weights and tokenizer in this folder")
+    parser.add_argument("--warmup-steps", type=int, default=Recipe().warmup_steps)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     pictures, words = options.work / "pictures", options.work / "words"
     _synth(pictures, "val", SEEING, 1000, 1000)
     _synth(pictures, "train", SEEING, options.pictures, 2000)
     _synth(words, "train", ("words",), 20_000, 10_000)
-    print(train([pictures, words], options.work, Recipe(steps=options.steps), pictures))
+    recipe = Recipe(steps=options.steps, warmup_steps=options.warmup_steps)
+    print(train([pictures, words], options.work, recipe, pictures, options.start))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from lynx_moe.pocket.build import build_model, build_processor
 from lynx_moe.pocket.material import CELLS, GRID, Material, attention_mask, load, pack, texts
@@ -34,7 +34,7 @@ GAME = 1000  # owners from here on are text-only parts: they do not see the pict
 class Recipe:
     """Everything that decides the weights, besides the data."""
 
-    steps: int = 3800
+    steps: int = 10_000
     begin: int = 0  # step at which the learning rate's cosine starts: a finished run goes on with begin=its last step
     warmup_steps: int = 1200
     batch: int = 32
@@ -69,21 +69,27 @@ class Eyes(nn.Module):
         return ink, (rows + F.cross_entropy(column_BPG.flatten(0, 1), place % GRID)) / 2
 
 
-def train(folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | None = None) -> Path:
+def train(
+    folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | None = None, start: Path | None = None
+) -> Path:
     """Run the recipe on the shards in ``folders``, log to ``work/log.txt`` and return the folder of the final model.
 
-    Resumes from ``work/state.safetensors`` when it is there. Deterministic up to the machine's arithmetic.
+    Resumes from ``work/state.safetensors`` when it is there; otherwise begins with the weights and the tokenizer in
+    ``start``, if given. Deterministic up to the machine's arithmetic.
     """
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     tokenizer_folder = work / "tokenizer"
     if not tokenizer_folder.exists():
-        train_tokenizer(texts(folders, "train", 300_000)).save_pretrained(tokenizer_folder)
+        known = AutoTokenizer.from_pretrained(start) if start else train_tokenizer(texts(folders, "train", 300_000))
+        known.save_pretrained(tokenizer_folder)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     material = load(folders, "train", tokenizer)
     held_out = load([val_folder or folders[0]], "val", tokenizer)
     model = build_model(tokenizer).train()
     nn.init.normal_(model.get_input_embeddings().weight, std=0.05)
+    if start:
+        model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(start).float().state_dict())
     eyes = Eyes(model.config.text_config.hidden_size)
     parameters = [p for p in (*model.parameters(), *eyes.parameters()) if p.requires_grad]
     decay = [p for p in parameters if p.dim() > 1]

@@ -80,7 +80,11 @@ def test_help_tells_every_setting_task_and_source(capsys):
 def test_a_stopped_run_leaves_no_process_and_no_manifest_behind(tmp_path, how):
     arguments = ["task=exists", "size=3000", "shard_size=1500", "workers=2", f"out={tmp_path}/d"]
     command = [sys.executable, "-m", "synth", *arguments]
-    made = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    made = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True, text=True,
+        # A test run in the background of a script inherits "ignore SIGINT", and would pass it on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     while not list(tmp_path.rglob("*.tmp")) and made.poll() is None:  # until a worker is in the middle of a shard
         time.sleep(0.05)
     os.kill(made.pid, how)
