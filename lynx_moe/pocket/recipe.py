@@ -50,8 +50,8 @@ class Eyes(nn.Module):
     """What training adds and the release drops: heads that read a visual token's ink and place.
 
     They read what the language model gets, after the projector: what only the tower knows is of no use to an answer.
-    Without the place head the model answered "where" no better than blind: naming patches makes them forget where
-    they are.
+    The place head came after a model trained without it answered "where" no better than blind; that naming patches
+    makes them forget where they are is our guess at the reason, not a measured one.
     """
 
     def __init__(self, width: int):
