@@ -30,9 +30,9 @@ class Material:
     pixels: np.ndarray
     words: np.ndarray  # (N, GRID*GRID, _MAX_WORDS) token ids that describe what a patch shows; -1 pads
     ink: np.ndarray  # (N, GRID*GRID, CELLS*CELLS) bool: which sub-cells belong to an object
-    asked: list[list[tuple[np.ndarray, np.ndarray]]]  # per picture: (question ids, answer ids)
+    asked: list[list[tuple[np.ndarray, np.ndarray, int]]]  # per picture: (question ids, answer ids, index in `tasks`)
     games: list[tuple[np.ndarray, np.ndarray]]  # text only
-    tasks: dict[str, int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)  # how many questions about pictures each task has
 
 
 def texts(folders: list[Path], split: str, limit: int = 400_000) -> list[str]:
@@ -60,6 +60,7 @@ def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, li
     """Read shards into memory: about 55 kB a picture."""
     pixels, words, ink, asked, games = [], [], [], [], []
     tasks: dict[str, int] = defaultdict(int)
+    index: dict[str, int] = {}
 
     @cache
     def word_ids(word: str) -> list[int]:
@@ -75,8 +76,11 @@ def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, li
             questions = _ids(tokenizer, asks, known)
             answers = _ids(tokenizer, [" " + target(r) + "</s>" for r in rows], known)
             for row, pair in zip(rows, zip(questions, answers, strict=True), strict=True):
+                if not row["image_id"]:
+                    games.append(pair)
+                    continue
                 tasks[row["task"]] += 1
-                (by_picture[row["image_id"]] if row["image_id"] else games).append(pair)
+                by_picture[row["image_id"]].append((*pair, index.setdefault(row["task"], len(index))))
             pictures = folder / "images" / path.name
             for row in pq.read_table(pictures, columns=["image_id", "image", "objects"]).to_pylist():
                 picture = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
@@ -127,7 +131,7 @@ def patch_labels(objects: list[dict], word_ids: Callable[[str], list[int]]) -> t
     return words, cells.transpose(0, 2, 1, 3).reshape(GRID * GRID, CELLS * CELLS)
 
 
-def pack(prefix: list[int], parts: list[tuple[np.ndarray, np.ndarray]], length: int, pad: int):
+def pack(prefix: list[int], parts: list[tuple], length: int, pad: int):
     """One row: the shared prefix, then as many question-answer parts as fit, each seeing only the prefix and itself.
 
     Returns:
@@ -138,7 +142,7 @@ def pack(prefix: list[int], parts: list[tuple[np.ndarray, np.ndarray]], length: 
     p = len(prefix)
     ids[:p], positions[:p], owner[:p] = prefix, np.arange(p), 0
     at = p
-    for k, (question, answer) in enumerate(parts, 1):
+    for k, (question, answer, *_) in enumerate(parts, 1):
         n = len(question) + len(answer)
         if at + n > length:
             continue

@@ -10,6 +10,7 @@ Two phases in one run, both without a single box:
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import time
@@ -69,6 +70,27 @@ class Eyes(nn.Module):
         return ink, (rows + F.cross_entropy(column_BPG.flatten(0, 1), place % GRID)) / 2
 
 
+class Lessons:
+    """How well each task is known, so that what is known less is asked more (our choice)."""
+
+    def __init__(self, tasks: dict[str, int]):
+        self.names = list(tasks)
+        self.frequency = np.array(list(tasks.values()), float) / max(1, *tasks.values())
+        self.skill = np.full(len(tasks), 0.5)  # running share of right answers
+
+    def weights(self) -> np.ndarray:
+        """Chance of a question by its task (T,): less for the common task and for the known one."""
+        return (1.1 - self.skill) / np.sqrt(self.frequency)
+
+    def mark(self, tasks: np.ndarray, right: np.ndarray, rate: float = 0.02) -> None:
+        for k in range(len(self.names)):
+            if (tasks == k).any():
+                self.skill[k] += rate * (right[tasks == k].mean() - self.skill[k])
+
+    def __str__(self) -> str:
+        return " ".join(f"{name} {skill:.2f}" for name, skill in zip(self.names, self.skill, strict=True))
+
+
 def train(
     folders: list[Path], work: Path, recipe: Recipe, val_folder: Path | None = None, start: Path | None = None
 ) -> Path:
@@ -96,7 +118,8 @@ def train(
     rest = [p for p in parameters if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
-    step = _resume(work, model, eyes, optimizer)
+    lessons = Lessons(material.tasks)
+    step = _resume(work, model, eyes, optimizer, lessons)
     image_id = model.config.image_token_index
     prefix = tokenizer("<s>USER: <image>\n".replace("<image>", "<image>" * GRID**2))["input_ids"]
     text_prefix = np.asarray(tokenizer("<s>USER:")["input_ids"], np.int16)
@@ -106,6 +129,7 @@ def train(
         forward = torch.compile(forward)
     log = open(work / "log.txt", "a", buffering=1)  # noqa: SIM115  (open for the whole run)
     log.write(f"{len(material.asked)} pictures, {len(material.games)} games, vocabulary {len(tokenizer)}\n")
+    gc.freeze()  # or every collection would walk through millions of questions
     began, sums, count = time.time(), np.zeros(6), 0
     while step < recipe.steps:
         warm = step < recipe.warmup_steps
@@ -115,11 +139,13 @@ def train(
         if warm:
             picks = rng.integers(len(material.asked), size=recipe.batch)
             words, ink, place = warm_up_losses(model, see, material, picks)
-            lm, right, asked = torch.zeros(()), 0, 1
+            lm, right, asked = torch.zeros(()), 0, 0
             (words + ink + place).backward()
         else:
-            batch = make_batch(material, rng, recipe, prefix, text_prefix, tokenizer.pad_token_id)
-            lm, words, ink, place, right, asked = losses(model, forward, batch)
+            batch = make_batch(material, rng, recipe, prefix, text_prefix, tokenizer.pad_token_id, lessons.weights())
+            lm, words, ink, place, marks = losses(model, forward, batch)
+            lessons.mark(*marks)
+            right, asked = int(marks[1].sum()), len(marks[1])
             (lm + 0.3 * words + 0.3 * ink + 0.3 * place).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -131,7 +157,7 @@ def train(
             log.write(f"step {step} {_line(sums, count)} {time.time() - began:.0f} s\n")
             sums, count = np.zeros(6), 0
         if step % recipe.save_every == 0 or step == recipe.steps:
-            _save_state(work, model, eyes, optimizer, step)
+            _save_state(work, model, eyes, optimizer, step, lessons)
             found = _held_out(model, forward, held_out, recipe, prefix, text_prefix, tokenizer.pad_token_id)
             log.write(f"  held out {found}\n")
             _release(work / "model", model, tokenizer)
@@ -139,13 +165,17 @@ def train(
     return work / "model"
 
 
-def make_batch(material: Material, rng, recipe: Recipe, prefix, text_prefix, pad: int, picks=None):
-    """A batch of packed rows: a picture, as many of its questions as fit, and now and then a text game."""
+def make_batch(material: Material, rng, recipe: Recipe, prefix, text_prefix, pad: int, weights, picks=None):
+    """A batch of packed rows: a picture, as many of its questions as fit, and now and then a text game.
+
+    Questions are drawn by the ``weights`` (T,) of their tasks.
+    """
     picks = rng.integers(len(material.asked), size=recipe.batch) if picks is None else picks
     rows = []
     for k in picks:
         asked = material.asked[k]
-        parts = [asked[j] for j in rng.permutation(len(asked))]
+        chances = rng.random(len(asked)) ** (1 / weights[[task for *_, task in asked]])  # a weighted permutation
+        parts = [asked[j] for j in np.argsort(-chances)]
         games = []
         if material.games:
             for j in rng.integers(len(material.games), size=int(rng.random() < 0.6)):
@@ -154,8 +184,9 @@ def make_batch(material: Material, rng, recipe: Recipe, prefix, text_prefix, pad
         room = recipe.length - sum(len(q) + len(a) for q, a in games)
         ids, labels, positions, owner = pack(prefix, parts, room, pad)
         end = int((owner >= 0).sum())
-        full = [np.full(recipe.length, v, np.int64) for v in (pad, -100, 0, -1)]
-        for whole, part in zip(full, (ids, labels, positions, owner), strict=True):
+        task = np.array([-1, *(t for *_, t in parts), -1])[owner]  # of each token; neither prefix nor padding has one
+        full = [np.full(recipe.length, v, np.int64) for v in (pad, -100, 0, -1, -1)]
+        for whole, part in zip(full, (ids, labels, positions, owner, task), strict=True):
             whole[:end] = part[:end]
         for g, (question, answer) in enumerate(games):
             n = len(question) + len(answer)
@@ -165,11 +196,11 @@ def make_batch(material: Material, rng, recipe: Recipe, prefix, text_prefix, pad
             full[3][end : end + n] = GAME + g
             end += n
         rows.append(full)
-    ids, labels, positions, owner = (torch.from_numpy(np.stack(x)) for x in zip(*rows, strict=True))
+    ids, labels, positions, owner, task = (torch.from_numpy(np.stack(x)) for x in zip(*rows, strict=True))
     words, ink = _patch_targets(material, picks)
     mask = attention_mask(owner)
     mask = mask.masked_fill(((owner[:, :, None] >= GAME) & (owner[:, None, :] == 0))[:, None], -1e4)
-    return ids, labels, positions, mask, _pixels(material, picks), words, ink, owner
+    return ids, labels, positions, mask, _pixels(material, picks), words, ink, owner, task
 
 
 def _see(model, eyes: Eyes):
@@ -205,8 +236,11 @@ def warm_up_losses(model, see, material: Material, picks: np.ndarray):
 
 
 def losses(model, forward, batch):
-    """Return the four losses, and how many parts were answered wholly right under teacher forcing, of how many."""
-    ids, labels, positions, mask, pixels, words, ink_true, owner = batch
+    """Return the four losses, and of each part its task (-1: a text game) and whether it was answered wholly right.
+
+    Right means under teacher forcing.
+    """
+    ids, labels, positions, mask, pixels, words, ink_true, owner, task = batch
     with torch.autocast("cpu", torch.bfloat16):
         hidden, seen, ink, place = forward(ids, pixels, mask.to(torch.bfloat16), positions)
     word_loss, ink_loss = _patch_losses(model, seen, ink, words, ink_true)
@@ -219,7 +253,8 @@ def losses(model, forward, batch):
     part = (torch.arange(len(owner))[:, None] * 10_000 + owner)[:, 1:][answered]
     _, inverse = part.unique(return_inverse=True)
     failed = torch.zeros(int(inverse.max()) + 1).index_add_(0, inverse, wrong.float()) > 0
-    return lm, word_loss, ink_loss, place, int((~failed).sum()), len(failed)
+    asked = torch.zeros(len(failed), dtype=torch.long).index_copy_(0, inverse, task[:, 1:][answered])
+    return lm, word_loss, ink_loss, place, (asked.numpy(), (~failed).numpy())
 
 
 def _pixels(material: Material, picks: np.ndarray) -> torch.Tensor:
@@ -244,15 +279,16 @@ def _patch_losses(model, seen, ink, words, ink_true):
 def _held_out(model, forward, material: Material, recipe: Recipe, prefix, text_prefix, pad) -> str:
     model.eval()
     rng = np.random.default_rng(0)
-    total = np.zeros(6)
+    total, known = np.zeros(6), Lessons(material.tasks)
     rounds = max(1, min(len(material.asked) // recipe.batch, 12))
     for k in range(rounds):
         picks = np.arange(k * recipe.batch, (k + 1) * recipe.batch) % len(material.asked)
-        batch = make_batch(material, rng, recipe, prefix, text_prefix, pad, picks)
-        lm, words, ink, place, right, asked = losses(model, forward, batch)
-        total += (lm.item(), words.item(), ink.item(), place.item(), right, asked)
+        batch = make_batch(material, rng, recipe, prefix, text_prefix, pad, np.ones(len(known.names)), picks)
+        lm, words, ink, place, (tasks, right) = losses(model, forward, batch)
+        known.mark(tasks, right, rate=1 / (k + 1))
+        total += (lm.item(), words.item(), ink.item(), place.item(), right.sum(), len(right))
     model.train()
-    return _line(total, rounds)
+    return f"{_line(total, rounds)} · {known}"
 
 
 def _line(sums: np.ndarray, count: int) -> str:
@@ -271,8 +307,8 @@ def _named(model, eyes):
     return [(n, p) for n, p in (*model.named_parameters(), *eyes.named_parameters("eyes")) if p.requires_grad]
 
 
-def _save_state(work: Path, model, eyes, optimizer, step: int) -> None:
-    state = {"step": torch.tensor(step)}
+def _save_state(work: Path, model, eyes, optimizer, step: int, lessons: Lessons) -> None:
+    state = {"step": torch.tensor(step), "skill": torch.from_numpy(lessons.skill)}
     for name, p in _named(model, eyes):
         state[f"p.{name}"] = p.detach()
         for key, value in optimizer.state[p].items():
@@ -282,7 +318,7 @@ def _save_state(work: Path, model, eyes, optimizer, step: int) -> None:
     os.replace(aside, work / "state.safetensors")
 
 
-def _resume(work: Path, model, eyes, optimizer) -> int:
+def _resume(work: Path, model, eyes, optimizer, lessons: Lessons) -> int:
     path = work / "state.safetensors"
     if not path.exists():
         return 0
@@ -294,6 +330,8 @@ def _resume(work: Path, model, eyes, optimizer) -> int:
             p.copy_(state[f"p.{name}"])
             keys = [k for k in state if k.startswith("o.") and k.split(".", 2)[2] == name]
             optimizer.state[p] = {k.split(".", 2)[1]: state[k] for k in keys}
+    if "skill" in state and len(state["skill"]) == len(lessons.skill):
+        lessons.skill = state["skill"].numpy()
     return int(state["step"])
 
 

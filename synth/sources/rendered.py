@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import random
 
 import numpy as np
@@ -13,7 +14,7 @@ from synth.scene import Obj, Scene
 
 SIDE = 128
 LICENCE = "rendered from MIT, Apache-2.0 and CC0 pictures (synth/assets/NOTICE.md)"
-_SMALL, _LARGE = 36, 45  # side in pixels: at most this is "small", at least this is "large", between is not asked
+_SMALL, _LARGE = 40, 49  # side in pixels: at most this is "small", at least this is "large", between is not asked
 _MAX_OVERLAP = 0.2  # of the smaller box: more would leave crumbs that nobody could name
 
 
@@ -64,9 +65,9 @@ def render_scene(rng: random.Random, index: int) -> Scene:
     taken: list[tuple[int, int, int, int]] = []
     for _ in range(rng.choice((2, 3, 3, 4, 4, 5))):
         name, colour = _what(rng, [(n, c) for n, c, _ in drawn])
-        side = rng.uniform(28, 60)
-        stretch = rng.uniform(0.72, 1.38)
-        width, height = (max(24, min(64, round(side * f))) for f in (stretch**0.5, stretch**-0.5))
+        side = rng.uniform(33, 62)
+        stretch = math.exp(rng.uniform(-0.5, 0.5))
+        width, height = (max(28, min(70, round(side * f))) for f in (stretch**0.5, stretch**-0.5))
         spot = _place(rng, width, height, taken)
         if spot is None:
             continue

@@ -11,6 +11,7 @@ from synth.tasks import (  # noqa: F401  (imported for what they register)
     find_all,
     find_one,
     identify,
+    measure,
     numbers,
     relation,
     where,

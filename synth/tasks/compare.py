@@ -5,7 +5,7 @@ import itertools
 from synth.tasks.base import SIDES, Draft, lies, phrasing, task
 
 _FURTHER = (("further left", 0, -1), ("further right", 0, 1), ("higher", 1, -1), ("lower", 1, 1))
-_MARGIN = 0.1  # of the picture's side: nearer than this a person would hesitate
+_MARGIN = 0.12  # of the picture's side: nearer than this a person would hesitate
 
 
 def _pairs(scene, rng):
@@ -16,17 +16,19 @@ def _pairs(scene, rng):
 
 @task("larger", kind="understanding")
 def larger(scene, rng, split):
-    seen, unseen = ("Which is larger, the {p} or the {q}?",), ("Of the {p} and the {q}, which is larger?",)
+    seen = ("Which is larger, the {p} or the {q}?", "What is larger, the {p} or the {q}?")
+    unseen = ("Of the {p} and the {q}, which is larger?",)
     return [
         Draft(question=phrasing(rng, split, seen, unseen).format(p=p, q=q), answer=p if one.area > two.area else q)
         for (p, one), (q, two) in _pairs(scene, rng)
-        if max(one.area, two.area) > 1.5 * min(one.area, two.area)
+        if max(one.area, two.area) > 1.7 * min(one.area, two.area)
     ]
 
 
 @task("further", kind="understanding")
 def further(scene, rng, split):
-    seen, unseen = ("Which is {f}, the {p} or the {q}?",), ("Of the {p} and the {q}, which is {f}?",)
+    seen = ("Which is {f}, the {p} or the {q}?", "What is {f}, the {p} or the {q}?")
+    unseen = ("Of the {p} and the {q}, which is {f}?",)
     drafts = []
     for (p, one), (q, two) in _pairs(scene, rng):
         word, k, sign = rng.choice(_FURTHER)

@@ -2,8 +2,8 @@
 
 from synth.tasks.base import Draft, a, listing, phrasing, task
 
-_SEEN = ("Describe the picture.", "Describe the picture from left to right.")
-_UNSEEN = ("Describe from left to right.",)
+_SEEN = ("Describe the picture.", "Describe the picture from left to right.", "Tell me what is in the picture.")
+_UNSEEN = ("Describe from left to right.", "Tell me what you see in the picture.")
 _MARGIN = 0.05  # of the width: asked only where the order from left to right is plain
 
 

@@ -2,8 +2,8 @@
 
 from synth.tasks.base import Draft, a, missing, phrasing, task
 
-_SEEN = ("Is there {p}?", "Do you see {p}?", "Is there {p} in the picture?")
-_UNSEEN = ("Do you see {p} in the picture?",)
+_SEEN = ("Is there {p}?", "Do you see {p}?", "Is there {p} in the picture?", "Tell me if there is {p}.")
+_UNSEEN = ("Do you see {p} in the picture?", "Tell me if you see {p}.")
 
 
 @task("exists", kind="understanding")

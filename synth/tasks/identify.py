@@ -5,7 +5,8 @@ from synth.tasks.base import SIDES, Draft, only_one_on, phrasing, task
 
 @task("colour", kind="understanding")
 def colour(scene, rng, split):
-    seen, unseen = ("What colour is the {n}?", "Which colour has the {n}?"), ("Name the colour of the {n}.",)
+    seen = ("What colour is the {n}?", "Which colour has the {n}?", "Name the colour of the {n}.", "Tell me the colour of the {n}.")
+    unseen = ("Which colour is the {n}?", "Tell me what colour the {n} has.")
     return [
         Draft(question=phrasing(rng, split, seen, unseen).format(n=o.name), answer=o.attributes["colour"])
         for o in scene.objects
@@ -16,7 +17,8 @@ def colour(scene, rng, split):
 @task("shape", kind="understanding")
 def shape(scene, rng, split):
     coloured = [o for o in scene.objects if "colour" in o.attributes]
-    seen, unseen = ("What shape is {c}?", "Which shape is {c}?"), ("Name the {c} shape.",)
+    seen = ("What shape is {c}?", "Which shape is {c}?", "Name the {c} shape.", "Tell me which shape is {c}.")
+    unseen = ("Name the shape that is {c}.", "What is the {c} shape?")
     return [
         Draft(question=phrasing(rng, split, seen, unseen).format(c=o.attributes["colour"]), answer=o.name)
         for o in coloured
@@ -26,7 +28,8 @@ def shape(scene, rng, split):
 
 @task("size", kind="understanding")
 def size(scene, rng, split):
-    seen, unseen = ("Is the {p} small or large?", "How big is the {p}?"), ("Is the {p} large or small?",)
+    seen = ("Is the {p} small or large?", "How big is the {p}?", "Tell me the size of the {p}.")
+    unseen = ("Is the {p} large or small?", "What size is the {p}?")
     return [
         Draft(question=phrasing(rng, split, seen, unseen).format(p=phrase), answer=obj.attributes["size"])
         for phrase, obj in scene.unique_phrases()
@@ -36,7 +39,7 @@ def size(scene, rng, split):
 
 @task("form", kind="understanding")
 def form(scene, rng, split):
-    """Wide or tall, asked only where the longer side is longer by a quarter."""
+    """Wide or tall, asked only where the longer side is longer by three tenths."""
     seen, unseen = ("Is the {p} wide or tall?", "What form has the {p}, wide or tall?"), ("Is the {p} tall or wide?",)
     return [
         Draft(
@@ -44,13 +47,14 @@ def form(scene, rng, split):
             answer="wide" if obj.width > obj.height else "tall",
         )
         for phrase, obj in scene.unique_phrases()
-        if max(obj.width, obj.height) > 1.25 * min(obj.width, obj.height)
+        if max(obj.width, obj.height) > 1.3 * min(obj.width, obj.height)
     ]
 
 
 @task("beside", kind="understanding")
 def beside(scene, rng, split):
-    seen, unseen = ("What is {s} the {p}?", "Name the thing {s} the {p}."), ("What lies {s} the {p}?",)
+    seen = ("What is {s} the {p}?", "Name the thing {s} the {p}.", "Tell me what is {s} the {p}.")
+    unseen = ("What lies {s} the {p}?", "Name what is {s} the {p}.")
     drafts = []
     for phrase, anchor in scene.unique_phrases():
         for side in SIDES:
@@ -65,5 +69,6 @@ def beside(scene, rng, split):
 def background(scene, rng, split):
     if not scene.background:
         return []
-    seen, unseen = ("What is in the background?", "What is behind the things?"), ("Name the background.",)
+    seen = ("What is in the background?", "What is behind the things?", "Name the background.")
+    unseen = ("What do you see in the background?", "Tell me the background.")
     return [Draft(question=phrasing(rng, split, seen, unseen), answer=scene.background)]

@@ -71,5 +71,5 @@ def numbers(scene, rng, split):
     """Two games a draw. Asked the same in every split, but for a polite word that only "unseen" has."""
     drafts = [rng.choice(_GAMES)(rng) for _ in range(2)]
     for draft in drafts:
-        draft.question = phrasing(rng, split, ("{q}",), ("Do this: {q}",)).format(q=draft.question)
+        draft.question = phrasing(rng, split, ("{q}", "{q}", "Task: {q}", "Now: {q}"), ("Do this: {q}",)).format(q=draft.question)
     return drafts

@@ -2,12 +2,12 @@
 
 from synth.tasks.base import Draft, phrasing, task
 
-_SEEN = ("Where is the {p}?", "In which part is the {p}?")
-_UNSEEN = ("Where do you see the {p}?",)
+_SEEN = ("Where is the {p}?", "In which part is the {p}?", "Tell me where the {p} is.")
+_UNSEEN = ("Where do you see the {p}?", "Name the part where the {p} is.")
 _ROWS = ("top", "upper", "middle", "lower", "bottom")
 _COLUMNS = ("far left", "left", "centre", "right", "far right")
 _EDGES = (0.27, 0.42, 0.58, 0.73)  # of the side: things are as large as a cell, so their middles crowd inwards
-_MARGIN = 0.015
+_MARGIN = 0.02
 
 
 def _band(value: float) -> int | None:

@@ -1,0 +1,78 @@
+"""Answers of the understanding tasks on scenes laid out by hand, where a person can see what is true."""
+
+import random
+
+import pytest
+
+from synth.scene import Obj, Scene
+from synth.tasks import TASKS
+
+
+def scene(*objects: Obj) -> Scene:
+    return Scene(
+        index=0, width=200, height=100, objects=list(objects), image_bytes=lambda: (b"", "jpg"), source="hand",
+        licence="none", background="plain", vocabulary=("cat", "dog", "star", "key"),
+    )  # fmt: skip
+
+
+def thing(k: int, name: str, *box: float, **attributes: str) -> Obj:
+    return Obj(id=k, name=name, box=box, attributes=attributes)
+
+
+CAT = thing(0, "cat", 10, 5, 50, 25)  # 40 x 20 at the top left
+DOG = thing(1, "dog", 150, 30, 190, 90)  # 40 x 60 at the lower right
+STARS = (thing(2, "star", 90, 10, 110, 30, colour="red"), thing(3, "star", 90, 70, 110, 90, colour="blue"))
+
+
+def asked(task: str, *objects: Obj, split: str = "train", draws: int = 40) -> set[tuple[str, str]]:
+    """Every question and answer that `task` has for the scene, over many draws of wording."""
+    here = scene(*objects)
+    return {(d.question, d.answer) for k in range(draws) for d in TASKS[task].ask(here, random.Random(k), split)}
+
+
+@pytest.mark.parametrize(
+    "task, objects, question, answer",
+    [
+        ("where", (CAT, DOG), "Where is the cat?", "top far left"),
+        ("where", (CAT, DOG), "Where is the dog?", "lower far right"),
+        ("measure", (CAT, DOG), "How wide is the cat, in percent?", "20 percent"),
+        ("measure", (CAT, DOG), "What is the height of the dog, in percent?", "60 percent"),
+        ("form", (CAT, DOG), "Is the cat wide or tall?", "wide"),
+        ("form", (CAT, DOG), "Is the dog wide or tall?", "tall"),
+        ("larger", (CAT, DOG), "Which is larger, the cat or the dog?", "dog"),
+        ("further", (CAT, DOG), "Which is further left, the dog or the cat?", "cat"),
+        ("further", (CAT, DOG), "Which is lower, the cat or the dog?", "dog"),
+        ("side", (CAT, DOG), "Is the cat left of the dog?", "yes"),
+        ("side", (CAT, DOG), "Is the dog left of the cat?", "no"),
+        ("count", (CAT, DOG, *STARS), "How many stars are there?", "2"),
+        ("count", (CAT, DOG, *STARS), "How many things are there?", "4"),
+        ("count", (CAT, DOG), "How many keys are there?", "0"),
+        ("colour", (STARS[0],), "What colour is the star?", "red"),
+        ("shape", STARS, "Which shape is blue?", "star"),
+        ("describe", (DOG, STARS[0], CAT), "Describe the picture.", "a cat, a red star and a dog"),
+    ],
+)
+def test_the_answer_is_what_the_scene_shows(task, objects, question, answer):
+    assert (question, answer) in asked(task, *objects)
+    assert {a for q, a in asked(task, *objects) if q == question} == {answer}, "one question, two answers"
+
+
+@pytest.mark.parametrize("task", ["colour", "where", "size", "form", "measure"])
+def test_what_a_phrase_could_mean_twice_is_not_asked(task):
+    assert not any(" star" in q and "red" not in q and "blue" not in q for q, _ in asked(task, *STARS))
+
+
+def test_doubtful_extents_and_places_are_not_asked():
+    between = thing(0, "cat", 0, 0, 45, 23)  # 22.5 % wide: as near to 20 as to 25; 23 % tall: no multiple of five
+    assert asked("measure", between) == set()
+    on_the_edge = thing(0, "cat", 64, 22, 104, 62)  # its middle lies on the edge between two rows and two columns
+    assert asked("where", on_the_edge) == set()
+    assert asked("form", thing(0, "cat", 0, 0, 24, 20)) == set()
+
+
+@pytest.mark.parametrize("task", sorted(t for t in TASKS if t not in ("numbers", "words")))
+def test_unseen_wordings_are_not_in_training(task):
+    objects = (CAT, DOG, thing(2, "star", 90, 10, 110, 30, colour="red", size="small"))
+    seen = {q for q, _ in asked(task, *objects)}
+    unseen = {q for q, _ in asked(task, *objects, split="unseen")}
+    assert seen and unseen and not seen & unseen
