@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,21 @@ class Loaded:
         return set_gate(self.model, choice == "on")
 
 
-def load(path: str | Path, *, dialect: str | None = None, trust_remote_code: bool = False) -> Loaded:
+def load(
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    dialect: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
     """Opens `path` for answering: a run folder, an adapter folder, an exported folder, or any base VLM.
 
     Args:
         path: a folder, a Hub name, or pkg://package/folder for a base.
+        base: folder or Hub name of the base under an adapter; None takes the one that the run or the adapter names.
         dialect: name of the box dialect; None takes the run's, and "percent" where nothing says.
+        dtype: number type of the weights; None takes the run's, and the stored one where nothing says.
         trust_remote_code: allow an export by route "code" to run its own modelling file.
 
     Raises:
@@ -69,47 +78,64 @@ def load(path: str | Path, *, dialect: str | None = None, trust_remote_code: boo
     """
     folder = Path(path)
     if (folder / "run.json").is_file():
-        return _run(folder, dialect)
+        return _run(folder, base, dialect, dtype)
     if (folder / EXPORT_MANIFEST).is_file() and not (folder / "adapter_config.json").is_file():
-        return _export(folder, dialect, trust_remote_code)
+        return _export(folder, dialect, dtype, trust_remote_code)
     if (folder / "adapter_config.json").is_file():
-        return _adapter(folder, dialect)
+        return _adapter(folder, base, dialect, dtype)
     if folder.is_dir() and (folder / "adapter").is_dir():
+        if base:
+            return _adapter(folder / "adapter", base, dialect, dtype)
         raise CheckpointError(
             f"{folder} is an unfinished run",
             why="it has no run.json, which is written last",
-            fix="resume or repeat the run",
+            fix="resume or repeat the run, or say on which base its adapter sits: base=...",
         )
-    return _base(str(path), dialect)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"no model in {folder}",
+            why="there is neither a config.json, nor an adapter_config.json, nor an adapter/ with one",
+            fix="give the folder that export wrote, or the output_dir of a finished training run",
+        )
+    return _base(str(path), dialect, dtype)
 
 
-def _run(folder: Path, dialect: str | None) -> Loaded:
+def _run(folder: Path, base_path: str | Path | None, dialect: str | None, dtype: str | None) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
     from lynx_moe.training.base import load_base
     from lynx_moe.training.settings import ModelSettings
 
     settings = ModelSettings(**json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]["model"])
+    settings = replace(settings, path=str(base_path or settings.path), dtype=dtype or settings.dtype)
     base, processor = load_base(settings)
     model = load_adapter(base, folder / "adapter")
     return _loaded("run", model, processor, dialect or settings.dialect)
 
 
-def _adapter(folder: Path, dialect: str | None) -> Loaded:
+def _adapter(folder: Path, base: str | Path | None, dialect: str | None, dtype: str | None) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
 
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    named = config.get("base_model_name_or_path")
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise CheckpointError(
+            f"{folder / 'adapter_config.json'} is not JSON", why=str(problem), fix="copy the folder again"
+        ) from None
+    named = base or config.get("base_model_name_or_path")
     if not named:
         raise CheckpointError(
             f"{folder} does not name its base",
             why="base_model_name_or_path is empty",
-            fix="point to the run folder instead",
+            fix="point to the run folder instead, or give the base's folder as base=...",
         )
-    found = _base(named, dialect or config.get("dialect"))
+    try:
+        found = _base(str(named), dialect or config.get("dialect"), dtype)
+    except CheckpointError as problem:
+        raise CheckpointError(problem.message, why=problem.why, fix="give the base's folder as base=...") from problem
     return _loaded("adapter", load_adapter(found.model, folder), found.processor, found.dialect.name)
 
 
-def _export(folder: Path, dialect: str | None, trust_remote_code: bool) -> Loaded:
+def _export(folder: Path, dialect: str | None, dtype: str | None, trust_remote_code: bool) -> Loaded:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")) and not trust_remote_code:
@@ -119,7 +145,9 @@ def _export(folder: Path, dialect: str | None, trust_remote_code: bool) -> Loade
             fix="read the file, then pass trust_remote_code (on the command line: --trust-remote-code)",
         )
     try:
-        model = AutoModelForImageTextToText.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        model = AutoModelForImageTextToText.from_pretrained(
+            str(folder), dtype=dtype or "auto", trust_remote_code=trust_remote_code
+        )
         # The processor needs no code of the folder; left unsaid, transformers would stop and ask at the terminal.
         processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError) as problem:
@@ -132,11 +160,11 @@ def _export(folder: Path, dialect: str | None, trust_remote_code: bool) -> Loade
     return _loaded("export", model.eval(), processor, dialect or written)
 
 
-def _base(path: str, dialect: str | None) -> Loaded:
+def _base(path: str, dialect: str | None, dtype: str | None) -> Loaded:
     from lynx_moe.training.base import load_base
     from lynx_moe.training.settings import ModelSettings
 
-    model, processor = load_base(ModelSettings(path=path, dtype="auto"))
+    model, processor = load_base(ModelSettings(path=path, dtype=dtype or "auto"))
     return _loaded("base", model, processor, dialect)
 
 

@@ -5,16 +5,13 @@ This file loads models, so it reaches up to rooms that know them, and does so on
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from lynx_moe.errors import CheckpointError
 from lynx_moe.grounding.box import Box
 
 if TYPE_CHECKING:
@@ -49,7 +46,7 @@ class Grounder:
         base: str | os.PathLike | None = None,
         dialect: str | None = None,
         device: str = "cpu",
-        dtype: str = "auto",
+        dtype: str | None = None,
         trust_remote_code: bool = False,
     ) -> Grounder:
         """Load what training or export left behind.
@@ -59,48 +56,16 @@ class Grounder:
             base: folder or Hub name of the base under an adapter; None takes the one that the adapter names.
             dialect: None takes the one the run was trained with, or "percent" where nothing says.
             device: where the model goes.
-            dtype: as in transformers; "auto" keeps the stored one.
+            dtype: number type of the weights; None takes the run's, and the stored one where nothing says.
             trust_remote_code: needed for exports that carry their own modelling code; read that code first.
 
         Raises:
             CheckpointError: there is no model at `path`, or the base of the adapter is not to be found.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from lynx_moe.loading import load
 
-        folder = Path(path)
-        adapter = next((f for f in (folder, folder / "adapter") if (f / "adapter_config.json").is_file()), None)
-        if adapter is None and not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"no model in {folder}",
-                why="there is neither a config.json, nor an adapter_config.json, nor an adapter/ with one",
-                fix="give the folder that export wrote, or the output_dir of a finished training run",
-            )
-        source = folder
-        if adapter is not None:
-            source = base or _json(adapter / "adapter_config.json").get("base_model_name_or_path")
-        if not source:
-            raise CheckpointError(
-                f"the adapter in {adapter} names no base",
-                why="it was saved without one",
-                fix="give the base's folder as base=...",
-            )
-        code = {"trust_remote_code": trust_remote_code}
-        try:
-            processor = AutoProcessor.from_pretrained(source, **code)
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **code)
-        except OSError as problem:
-            raise CheckpointError(
-                f"could not load a model from {source}",
-                why=str(problem).splitlines()[0],
-                fix="give the base's folder as base=..." if adapter else "export the model again",
-            ) from problem
-        if adapter is not None:
-            from lynx_moe.adapter.loading import load_adapter
-
-            model = load_adapter(model, adapter)
-        notes = _json(adapter / "adapter_config.json") if adapter else _json(folder / "lynx_export.json")
-        trained_with = notes.get("dialect")
-        return cls(model.to(device), processor, dialect or trained_with or DEFAULT_DIALECT)
+        found = load(path, base=base, dialect=dialect, dtype=dtype, trust_remote_code=trust_remote_code)
+        return cls(found.model.to(device), found.processor, found.dialect)
 
     def __call__(self, image: Image.Image | str | os.PathLike, phrase: str) -> list[Box]:
         """The boxes of what `phrase` names, in pixels of `image`; empty when the model sees none.
@@ -164,13 +129,3 @@ def question_about(phrase: str) -> str:
         return phrase
     first, _, rest = phrase.partition(" ")
     return f"Find the {rest if first.lower() in ('the', 'a', 'an') and rest else phrase}."
-
-
-def _json(path: Path) -> dict:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as problem:
-        raise CheckpointError(f"{path} is not JSON", why=str(problem), fix="copy the folder again") from None
-    return read if isinstance(read, dict) else {}

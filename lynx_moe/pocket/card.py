@@ -26,9 +26,11 @@ tags: [llava, vision-language, tiny]
 
 A stock `LlavaForConditionalGeneration` of {parameters:.1f} million parameters (SigLIP-style ViT of 4 layers, Llama
 decoder of 5 layers, width 160, pictures of 128 x 128 pixels in 64 patches), trained from scratch on pictures that
-`synth` draws. It names, counts, compares and describes in short English answers. **It has never seen a box**: no
-coordinate of a picture was ever in its training text. It is no general assistant, and knows only the {things} things,
-6 shapes and 8 colours of `synth/assets`.
+`synth` draws. It names, counts, compares, measures and describes in short English answers. **It has never seen a
+box**: no coordinate of a picture was ever in its training text. Of place it was taught words ("upper left"), of
+extent a thing's width or height in percent of the picture; while it was trained, throw-away heads on its visual tokens
+told a patch's own place and the extent of the thing it shows. It is no general assistant, and knows only what `synth`
+draws: the things of `synth/assets`, a few shapes and colours.
 
 ## Measured
 
@@ -73,14 +75,14 @@ def measure(folder: Path, records: RecordSet) -> dict:
     return {"n": found["n"], "accuracy": found["accuracy"], "blind": overall, "by_task": by_task, "parameters": size}
 
 
-def write_card(folder: Path, measured: dict, pictures: int, things: int) -> Path:
+def write_card(folder: Path, measured: dict, pictures: int) -> Path:
     """Write README.md into ``folder``, aside and renamed."""
     rows = "\n".join(
         f"| {task} | {row['n']} | {row['accuracy']:.1%} | {row['blind']:.1%} |"
         for task, row in sorted(measured["by_task"].items())
     )
     text = _CARD.format(
-        parameters=measured["parameters"] / 1e6, things=things, n=measured["n"], pictures=pictures, rows=rows,
+        parameters=measured["parameters"] / 1e6, n=measured["n"], pictures=pictures, rows=rows,
         accuracy=measured["accuracy"], blind=measured["blind"],
     )  # fmt: skip
     target = folder / "README.md"
@@ -100,7 +102,7 @@ def main() -> None:
     records = load_records(options.data, options.split, kinds=["understanding"], limit=options.limit)
     measured = measure(options.model, records)
     pictures = len({records[k].image_id for k in range(len(records))} - {""})
-    print(write_card(options.model, measured, pictures, things=24).read_text())
+    print(write_card(options.model, measured, pictures).read_text())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from lynx_moe.pocket.build import PATCH, SIDE
 
 GRID = SIDE // PATCH
 CELLS = 4  # sub-cells of a patch's side whose ink the warm-up predicts, so that features keep where edges run
-_MAX_WORDS = 4
+_MAX_WORDS = 5
+_FORM = 1.3  # how many times longer the longer side is where a thing is called wide or tall, as synth has it
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class Material:
     pixels: np.ndarray
     words: np.ndarray  # (N, GRID*GRID, _MAX_WORDS) token ids that describe what a patch shows; -1 pads
     ink: np.ndarray  # (N, GRID*GRID, CELLS*CELLS) bool: which sub-cells belong to an object
+    extent: np.ndarray  # (N, GRID*GRID, 2) width and height of the patch's object as shares of SIDE; 0 without one
     asked: list[list[tuple[np.ndarray, np.ndarray, int]]]  # per picture: (question ids, answer ids, index in `tasks`)
     games: list[tuple[np.ndarray, np.ndarray]]  # text only
     tasks: dict[str, int] = field(default_factory=dict)  # how many questions about pictures each task has
@@ -58,7 +60,7 @@ def target(row: dict) -> str:
 
 def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, limit: int | None = None) -> Material:
     """Read shards into memory: about 55 kB a picture."""
-    pixels, words, ink, asked, games = [], [], [], [], []
+    pixels, words, ink, extent, asked, games = [], [], [], [], [], []
     tasks: dict[str, int] = defaultdict(int)
     index: dict[str, int] = {}
 
@@ -85,9 +87,9 @@ def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, li
             for row in pq.read_table(pictures, columns=["image_id", "image", "objects"]).to_pylist():
                 picture = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
                 pixels.append(picture.transpose(2, 0, 1))
-                w, c = patch_labels(row["objects"], word_ids)
-                words.append(w)
-                ink.append(c)
+                labels = patch_labels(row["objects"], word_ids)
+                for known_of, found in zip((words, ink, extent), labels, strict=True):
+                    known_of.append(found)
                 asked.append(by_picture[row["image_id"]])
                 if limit and len(pixels) >= limit:
                     break
@@ -95,7 +97,8 @@ def load(folders: list[Path], split: str, tokenizer: PreTrainedTokenizerFast, li
                 break
     return Material(
         pixels=_stack(pixels, (3, SIDE, SIDE), np.uint8), words=_stack(words, (GRID**2, _MAX_WORDS), np.int16),
-        ink=_stack(ink, (GRID**2, CELLS**2), bool), asked=asked, games=games, tasks=dict(tasks),
+        ink=_stack(ink, (GRID**2, CELLS**2), bool), extent=_stack(extent, (GRID**2, 2), np.float16),
+        asked=asked, games=games, tasks=dict(tasks),
     )  # fmt: skip
 
 
@@ -110,25 +113,30 @@ def _ids(tokenizer: PreTrainedTokenizerFast, strings: list[str], known: dict[str
     return [known[s] for s in strings]
 
 
-def patch_labels(objects: list[dict], word_ids: Callable[[str], list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """For every patch: the words for the object that covers most of it, and which of its sub-cells are inked."""
+def patch_labels(objects: list[dict], word_ids: Callable[[str], list[int]]) -> tuple[np.ndarray, ...]:
+    """For every patch: words for the object that covers most of it, its inked sub-cells, that object's extent."""
     words = np.full((GRID * GRID, _MAX_WORDS), -1, np.int16)
     inked = np.zeros((SIDE, SIDE), bool)
+    extent = np.zeros((GRID * GRID, 2), np.float16)
     most = np.full(GRID * GRID, 0.2, np.float32)  # a fifth of the patch at least
     for thing in objects:
         runs = thing["mask"]
         mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(SIDE, SIDE)
         inked |= mask
         share = mask.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3)).ravel()
-        said = [thing["name"], *json.loads(thing["attributes"]).values()]
+        x1, y1, x2, y2 = thing["box"]
+        width, height = x2 - x1, y2 - y1
+        form = ["wide" if width > height else "tall"] if max(width, height) > _FORM * min(width, height) else []
+        said = [thing["name"], *json.loads(thing["attributes"]).values(), *form]
         ids = [i for w in said for i in word_ids(w)][:_MAX_WORDS]
         here = share > most
         words[here] = -1
         words[np.ix_(here, range(len(ids)))] = ids
+        extent[here] = width / SIDE, height / SIDE
         most[here] = share[here]
     cell = PATCH // CELLS
     cells = inked.reshape(GRID, CELLS, cell, GRID, CELLS, cell).mean((2, 5)) > 0.5
-    return words, cells.transpose(0, 2, 1, 3).reshape(GRID * GRID, CELLS * CELLS)
+    return words, cells.transpose(0, 2, 1, 3).reshape(GRID * GRID, CELLS * CELLS), extent
 
 
 def pack(prefix: list[int], parts: list[tuple], length: int, pad: int):

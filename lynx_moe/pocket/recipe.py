@@ -48,7 +48,7 @@ class Recipe:
 
 
 class Eyes(nn.Module):
-    """What training adds and the release drops: heads that read a visual token's ink and place.
+    """What training adds and the release drops: heads that read a visual token's ink, place and object's extent.
 
     They read what the language model gets, after the projector: what only the tower knows is of no use to an answer.
     The place head came after a model trained without it answered "where" no better than blind; that naming patches
@@ -60,14 +60,16 @@ class Eyes(nn.Module):
         self.ink = nn.Linear(width, CELLS * CELLS)
         self.row = nn.Linear(width, GRID)
         self.column = nn.Linear(width, GRID)
+        self.extent = nn.Linear(width, 2)
 
-    def forward(self, seen_BPD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ink logits (B, P, cells) and the mean loss of telling each patch's row and column, ()."""
+    def forward(self, seen_BPD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ink logits (B, P, cells), extents (B, P, 2) and the mean loss of telling each patch's row and column, ()."""
         ink = self.ink(seen_BPD)
         row_BPG, column_BPG = self.row(seen_BPD).float(), self.column(seen_BPD).float()
         place = torch.arange(GRID * GRID, device=seen_BPD.device).expand(len(seen_BPD), -1).flatten()
         rows = F.cross_entropy(row_BPG.flatten(0, 1), place // GRID)
-        return ink, (rows + F.cross_entropy(column_BPG.flatten(0, 1), place % GRID)) / 2
+        columns = F.cross_entropy(column_BPG.flatten(0, 1), place % GRID)
+        return ink, self.extent(seen_BPD), (rows + columns) / 2
 
 
 class Lessons:
@@ -130,7 +132,7 @@ def train(
     log = open(work / "log.txt", "a", buffering=1)  # noqa: SIM115  (open for the whole run)
     log.write(f"{len(material.asked)} pictures, {len(material.games)} games, vocabulary {len(tokenizer)}\n")
     gc.freeze()  # or every collection would walk through millions of questions
-    began, sums, count = time.time(), np.zeros(6), 0
+    began, sums, count = time.time(), np.zeros(7), 0
     while step < recipe.steps:
         warm = step < recipe.warmup_steps
         for group in optimizer.param_groups:
@@ -138,24 +140,24 @@ def train(
         rng = np.random.default_rng((recipe.seed, step))
         if warm:
             picks = rng.integers(len(material.asked), size=recipe.batch)
-            words, ink, place = warm_up_losses(model, see, material, picks)
+            sight = warm_up_losses(model, see, material, picks)
             lm, right, asked = torch.zeros(()), 0, 0
-            (words + ink + place).backward()
+            sight.sum().backward()
         else:
             batch = make_batch(material, rng, recipe, prefix, text_prefix, tokenizer.pad_token_id, lessons.weights())
-            lm, words, ink, place, marks = losses(model, forward, batch)
+            lm, sight, marks = losses(model, forward, batch)
             lessons.mark(*marks)
             right, asked = int(marks[1].sum()), len(marks[1])
-            (lm + 0.3 * words + 0.3 * ink + 0.3 * place).backward()
+            (lm + 0.3 * sight.sum()).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
-        sums += (lm.item(), words.item(), ink.item(), place.item(), right, asked)
+        sums += (lm.item(), *sight.tolist(), right, asked)
         count += 1
         if step % recipe.log_every == 0:
             log.write(f"step {step} {_line(sums, count)} {time.time() - began:.0f} s\n")
-            sums, count = np.zeros(6), 0
+            sums, count = np.zeros(7), 0
         if step % recipe.save_every == 0 or step == recipe.steps:
             _save_state(work, model, eyes, optimizer, step, lessons)
             found = _held_out(model, forward, held_out, recipe, prefix, text_prefix, tokenizer.pad_token_id)
@@ -197,10 +199,9 @@ def make_batch(material: Material, rng, recipe: Recipe, prefix, text_prefix, pad
             end += n
         rows.append(full)
     ids, labels, positions, owner, task = (torch.from_numpy(np.stack(x)) for x in zip(*rows, strict=True))
-    words, ink = _patch_targets(material, picks)
     mask = attention_mask(owner)
     mask = mask.masked_fill(((owner[:, :, None] >= GAME) & (owner[:, None, :] == 0))[:, None], -1e4)
-    return ids, labels, positions, mask, _pixels(material, picks), words, ink, owner, task
+    return ids, labels, positions, mask, _pixels(material, picks), _patch_targets(material, picks), owner, task
 
 
 def _see(model, eyes: Eyes):
@@ -219,31 +220,31 @@ def _forward(model, eyes: Eyes, first: int):
     last = first + GRID**2
 
     def forward(ids_BL, pixels, mask, positions_BL):
-        seen, ink, place = see(pixels)
+        seen, *read = see(pixels)
         e = embed(ids_BL)
         e = torch.cat([e[:, :first], seen.to(e.dtype), e[:, last:]], 1)
         out = decoder(inputs_embeds=e, attention_mask=mask, position_ids=positions_BL, use_cache=False)
-        return out.last_hidden_state, seen, ink, place
+        return out.last_hidden_state, seen, *read
 
     return forward
 
 
 def warm_up_losses(model, see, material: Material, picks: np.ndarray):
-    """Naming, ink and place losses of the pictures ``picks``, without the decoder."""
+    """The losses of sight (4,) of the pictures ``picks``, without the decoder."""
     with torch.autocast("cpu", torch.bfloat16):
-        seen, ink, place = see(_pixels(material, picks))
-    return *_patch_losses(model, seen, ink, *_patch_targets(material, picks)), place
+        read = see(_pixels(material, picks))
+    return _sight_losses(model, *read, *_patch_targets(material, picks))
 
 
 def losses(model, forward, batch):
-    """Return the four losses, and of each part its task (-1: a text game) and whether it was answered wholly right.
+    """Return the answers' loss, the losses of sight (4,), and each part's task (-1: a text game) and if it is right.
 
-    Right means under teacher forcing.
+    Right means every token of the answer, under teacher forcing.
     """
-    ids, labels, positions, mask, pixels, words, ink_true, owner, task = batch
+    ids, labels, positions, mask, pixels, patches, owner, task = batch
     with torch.autocast("cpu", torch.bfloat16):
-        hidden, seen, ink, place = forward(ids, pixels, mask.to(torch.bfloat16), positions)
-    word_loss, ink_loss = _patch_losses(model, seen, ink, words, ink_true)
+        hidden, *read = forward(ids, pixels, mask.to(torch.bfloat16), positions)
+    sight = _sight_losses(model, *read, *patches)
     answered = labels[:, 1:] != -100
     with torch.autocast("cpu", torch.bfloat16):
         logits = model.lm_head(hidden[:, :-1][answered]).float()
@@ -254,47 +255,51 @@ def losses(model, forward, batch):
     _, inverse = part.unique(return_inverse=True)
     failed = torch.zeros(int(inverse.max()) + 1).index_add_(0, inverse, wrong.float()) > 0
     asked = torch.zeros(len(failed), dtype=torch.long).index_copy_(0, inverse, task[:, 1:][answered])
-    return lm, word_loss, ink_loss, place, (asked.numpy(), (~failed).numpy())
+    return lm, sight, (asked.numpy(), (~failed).numpy())
 
 
 def _pixels(material: Material, picks: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(material.pixels[picks]).float().div_(127.5).sub_(1.0)
 
 
-def _patch_targets(material: Material, picks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(material.words[picks].astype(np.int64)), torch.from_numpy(material.ink[picks])
+def _patch_targets(material: Material, picks: np.ndarray) -> tuple[torch.Tensor, ...]:
+    kinds = (material.words, np.int64), (material.ink, np.float32), (material.extent, np.float32)
+    return tuple(torch.from_numpy(x[picks].astype(dtype)) for x, dtype in kinds)
 
 
-def _patch_losses(model, seen, ink, words, ink_true):
+def _sight_losses(model, seen, ink, extent, place, words, ink_true, extent_true) -> torch.Tensor:
+    """Naming patches (nats), ink (nats), extent (tenths of the picture's side) and place (nats): (4,)."""
     named = words[..., 0] >= 0
     with torch.autocast("cpu", torch.bfloat16):
         log_p = F.linear(seen[named], model.get_input_embeddings().weight).float().log_softmax(-1)
     targets = words[named]
     valid = targets >= 0
     word_loss = -(log_p.gather(1, targets.clamp(min=0)) * valid).sum() / valid.sum().clamp(min=1)
-    return word_loss, F.binary_cross_entropy_with_logits(ink.float(), ink_true.float())
+    ink_loss = F.binary_cross_entropy_with_logits(ink.float(), ink_true)
+    extent_loss = 10 * (extent[named].float() - extent_true[named]).abs().mean()
+    return torch.stack([word_loss, ink_loss, extent_loss, place])
 
 
 @torch.no_grad()
 def _held_out(model, forward, material: Material, recipe: Recipe, prefix, text_prefix, pad) -> str:
     model.eval()
     rng = np.random.default_rng(0)
-    total, known = np.zeros(6), Lessons(material.tasks)
+    total, known = np.zeros(7), Lessons(material.tasks)
     rounds = max(1, min(len(material.asked) // recipe.batch, 12))
     for k in range(rounds):
         picks = np.arange(k * recipe.batch, (k + 1) * recipe.batch) % len(material.asked)
         batch = make_batch(material, rng, recipe, prefix, text_prefix, pad, np.ones(len(known.names)), picks)
-        lm, words, ink, place, (tasks, right) = losses(model, forward, batch)
+        lm, sight, (tasks, right) = losses(model, forward, batch)
         known.mark(tasks, right, rate=1 / (k + 1))
-        total += (lm.item(), words.item(), ink.item(), place.item(), right.sum(), len(right))
+        total += (lm.item(), *sight.tolist(), right.sum(), len(right))
     model.train()
     return f"{_line(total, rounds)} · {known}"
 
 
 def _line(sums: np.ndarray, count: int) -> str:
     """Mean losses, and the share of questions answered wholly right under teacher forcing."""
-    lm, words, ink, place = sums[:4] / count
-    return f"lm {lm:.3f} words {words:.3f} ink {ink:.3f} place {place:.3f} right {sums[4] / max(1, sums[5]):.3f}"
+    means = zip(("lm", "words", "ink", "extent", "place"), sums[:5] / count, strict=True)
+    return f"{' '.join(f'{name} {mean:.3f}' for name, mean in means)} right {sums[5] / max(1, sums[6]):.3f}"
 
 
 def _schedule(step: int, recipe: Recipe) -> float:

@@ -5,7 +5,10 @@ from synth.tasks.base import SIDES, Draft, only_one_on, phrasing, task
 
 @task("colour", kind="understanding")
 def colour(scene, rng, split):
-    seen = ("What colour is the {n}?", "Which colour has the {n}?", "Name the colour of the {n}.", "Tell me the colour of the {n}.")
+    seen = (
+        "What colour is the {n}?", "Which colour has the {n}?", "Name the colour of the {n}.",
+        "Tell me the colour of the {n}.",
+    )  # fmt: skip
     unseen = ("Which colour is the {n}?", "Tell me what colour the {n} has.")
     return [
         Draft(question=phrasing(rng, split, seen, unseen).format(n=o.name), answer=o.attributes["colour"])

@@ -68,8 +68,9 @@ _GAMES = (_sum, _next, _sort, _reverse, _repeat, _extreme, _percent, _position, 
 
 @task("numbers", kind="understanding", needs_image=False)
 def numbers(scene, rng, split):
-    """Two games a draw. Asked the same in every split, but for a polite word that only "unseen" has."""
+    """Two games a draw. Asked the same in every split, but for the words before it."""
     drafts = [rng.choice(_GAMES)(rng) for _ in range(2)]
+    seen, unseen = ("{q}", "{q}", "Task: {q}", "Now: {q}"), ("Do this: {q}",)
     for draft in drafts:
-        draft.question = phrasing(rng, split, ("{q}", "{q}", "Task: {q}", "Now: {q}"), ("Do this: {q}",)).format(q=draft.question)
+        draft.question = phrasing(rng, split, seen, unseen).format(q=draft.question)
     return drafts

@@ -20,5 +20,6 @@ def words(scene, rng, split):
         if rng.random() < 0.25:
             chosen[k] = rng.choice((str(rng.randrange(101)), "Step 1:", "Step 2:", f"[{rng.randrange(101)}]"))
     sentence = " ".join(chosen) + rng.choice((".", ".", ":", ""))
-    question = phrasing(rng, split, ("Say: {s}", "Repeat: {s}", "Do repeat: {s}"), ("Say this: {s}", "Repeat this: {s}")).format(s=sentence)
+    seen, unseen = ("Say: {s}", "Repeat: {s}", "Do repeat: {s}"), ("Say this: {s}", "Repeat this: {s}")
+    question = phrasing(rng, split, seen, unseen).format(s=sentence)
     return [Draft(question=question, answer=sentence)]

@@ -1,4 +1,4 @@
-"""The recipe of the pocket base on a handful of pictures: it learns, goes on where it stopped, and asks what is weak."""
+"""The recipe of the pocket base on a handful of pictures: it goes on where it stopped, and asks what is weak."""
 
 import numpy as np
 import pytest
