@@ -13,7 +13,7 @@ from lynx_moe.pocket.recipe import Recipe, train
 
 SEEING = (
     "colour", "shape", "size", "form", "beside", "background", "count", "exists", "larger", "further", "side", "where",
-    "describe", "measure", "numbers",
+    "describe", "measure", "sizes", "places", "numbers",
 )  # fmt: skip
 
 

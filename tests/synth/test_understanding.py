@@ -35,6 +35,10 @@ def asked(task: str, *objects: Obj, split: str = "train", draws: int = 40) -> se
     [
         ("where", (CAT, DOG), "Where is the cat?", "top far left"),
         ("where", (CAT, DOG), "Where is the dog?", "lower far right"),
+        ("places", (CAT,), "Say where the cat is.", "The cat is at the top far left."),
+        ("places", (CAT, CAT), "Say where each cat is.", "2 cats: at the top far left, at the top far left."),
+        ("sizes", (CAT,), "Tell me the size of the cat.", "The cat is of size [20, 20]."),
+        ("sizes", (DOG,), "Tell me the size of each dog.", "1 dog: [20, 60]."),
         ("measure", (CAT, DOG), "How wide is the cat, in percent?", "20 percent"),
         ("measure", (CAT, DOG), "What is the height of the dog, in percent?", "60 percent"),
         ("form", (CAT, DOG), "Is the cat wide or tall?", "wide"),
@@ -63,8 +67,8 @@ def test_what_a_phrase_could_mean_twice_is_not_asked(task):
 
 
 def test_doubtful_extents_and_places_are_not_asked():
-    between = thing(0, "cat", 0, 0, 45, 23)  # 22.5 % wide: as near to 20 as to 25; 23 % tall: no multiple of five
-    assert asked("measure", between) == set()
+    between = thing(0, "cat", 0, 0, 50, 25)  # a quarter: as near to 20 as to 30 percent
+    assert asked("measure", between) == asked("sizes", between) == set()
     on_the_edge = thing(0, "cat", 64, 22, 104, 62)  # its middle lies on the edge between two rows and two columns
     assert asked("where", on_the_edge) == set()
     assert asked("form", thing(0, "cat", 0, 0, 24, 20)) == set()
