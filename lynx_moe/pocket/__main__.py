@@ -13,7 +13,8 @@ from lynx_moe.pocket.recipe import Recipe, train
 
 SEEING = (
     "colour", "shape", "size", "form", "beside", "background", "count", "exists", "larger", "further", "side", "where",
-    "describe", "measure", "sizes", "places", "numbers",
+    "describe", "measure", "sizes", "places", "facts",
+    "numbers",
 )  # fmt: skip
 
 

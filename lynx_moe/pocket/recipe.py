@@ -3,9 +3,10 @@
 Two phases in one run, both without a single box:
 
 * warm-up: every patch that shows an object must name it, through the language model's own word embeddings (so that
-  visual tokens start where words are), and say which of its sub-cells are inked;
+  visual tokens start where words are), which of its sub-cells are inked, where it is itself, and how wide and tall
+  the object is;
 * main: next-token loss on many questions per picture, packed behind one shared picture prefix, with the warm-up's
-  two losses kept at a lower weight.
+  losses kept at a lower weight.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from synth.tasks import (  # noqa: F401  (imported for what they register)
     count_by_pointing,
     describe,
     exists,
+    facts,
     find_all,
     find_one,
     identify,

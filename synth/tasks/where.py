@@ -16,10 +16,15 @@ def _band(value: float) -> int | None:
     return sum(value > e for e in _EDGES)
 
 
-def _part(scene, obj) -> str:
-    """The words for where the thing's middle lies; nothing where that is doubtful."""
+def band_words(scene, obj) -> tuple[str, str]:
+    """The words for the row and the column of the thing's middle; nothing where one is doubtful."""
     column, row = _band(obj.centre[0] / scene.width), _band(obj.centre[1] / scene.height)
-    return "" if column is None or row is None else f"{_ROWS[row]} {_COLUMNS[column]}"
+    return "" if row is None else _ROWS[row], "" if column is None else _COLUMNS[column]
+
+
+def _part(scene, obj) -> str:
+    row, column = band_words(scene, obj)
+    return f"{row} {column}" if row and column else ""
 
 
 @task("where", kind="understanding")

@@ -1,6 +1,7 @@
 """Answers of the understanding tasks on scenes laid out by hand, where a person can see what is true."""
 
 import random
+import re
 
 import pytest
 
@@ -64,6 +65,16 @@ def test_the_answer_is_what_the_scene_shows(task, objects, question, answer):
 @pytest.mark.parametrize("task", ["colour", "where", "size", "form", "measure"])
 def test_what_a_phrase_could_mean_twice_is_not_asked(task):
     assert not any(" star" in q and "red" not in q and "blue" not in q for q, _ in asked(task, *STARS))
+
+
+def test_facts_come_in_the_order_asked_and_never_amount_to_a_box():
+    true = {"row": "top", "column": "far left", "form": "wide", "width": "20", "height": "20"}
+    found = asked("facts", CAT, draws=200)
+    assert len(found) > 50
+    for question, answer in found:
+        words = re.findall(r"row|column|form|width|height|size|colour", question)
+        assert answer == f"The cat: [{', '.join(true[word] for word in words)}]."
+        assert 2 <= len(words) <= 4 and not set(words) >= {"row", "column", "width", "height"}
 
 
 def test_doubtful_extents_and_places_are_not_asked():
