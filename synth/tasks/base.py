@@ -82,6 +82,48 @@ def listing(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+_FORM = 1.3  # how many times longer the longer side must be for a person to say "wide" or "tall"
+
+
+def form_of(obj: Obj) -> str:
+    """ "wide" or "tall", or nothing where it is neither plainly."""
+    if max(obj.width, obj.height) <= _FORM * min(obj.width, obj.height):
+        return ""
+    return "wide" if obj.width > obj.height else "tall"
+
+
+Wordings = tuple[Sequence[str], Sequence[str]]  # seen, unseen
+
+
+def in_sentences(
+    scene: Scene, rng: random.Random, split: str, known: dict[int, str], sentence: str, between: str,
+    one: Wordings, two: Wordings, each: Wordings,
+) -> list[Draft]:  # fmt: skip
+    """Say something of one thing, of two, or of all of one name, left to right: one such question a picture.
+
+    Args:
+        known: what to say, by the id of the thing; a thing without an entry is doubtful and not asked about.
+        sentence: with ``{p}`` for the thing and ``{v}`` for what is said of it.
+        between: what stands between the values of a list.
+        one, two, each: wordings with ``{p}``, with ``{p}`` and ``{q}``, and with ``{s}`` for a name.
+    """
+    sure = [(p, known[o.id]) for p, o in scene.unique_phrases() if o.id in known]
+    rng.shuffle(sure)
+    drafts = []
+    for wordings, count in ((one, 1), (two, 2)):
+        if len(sure) >= count:
+            question = phrasing(rng, split, *wordings).format(p=sure[0][0], q=sure[count - 1][0])
+            answer = " ".join(sentence.format(p=p, v=v) for p, v in sure[:count])
+            drafts.append(Draft(question=question, answer=answer))
+    name = rng.choice(scene.objects).name if scene.objects else ""
+    found = sorted(scene.named(name), key=lambda o: o.centre)
+    if found and all(o.id in known for o in found):
+        things = name if len(found) == 1 else plural(name)
+        answer = f"{len(found)} {things}: {between.join(known[o.id] for o in found)}."
+        drafts.append(Draft(question=phrasing(rng, split, *each).format(s=name), answer=answer))
+    return rng.sample(drafts, min(1, len(drafts)))
+
+
 SIDES = ("left of", "right of", "above", "below")
 _AXIS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 

@@ -4,21 +4,19 @@ A base that only ever looks before its answer begins cannot be taught boxes by e
 attention. Place and extent are never asked together with all their numbers: no list amounts to a box.
 """
 
-from synth.tasks.base import Draft, phrasing, task
+from synth.tasks.base import Draft, form_of, listing, phrasing, task
 from synth.tasks.measure import tens
 from synth.tasks.where import band_words
 
 _SEEN = ("Tell me the {f} of the {p}.", "What are the {f} of the {p}?")
 _UNSEEN = ("Say the {f} of the {p}.",)
-_FORM = 1.3
 
 
 def _known(scene, obj) -> dict[str, str]:
     """What can plainly be said of the thing, by the word it is asked with."""
     row, column = band_words(scene, obj)
     facts = {"row": row, "column": column, **{word: obj.attributes.get(word) for word in ("size", "colour")}}
-    longer = max(obj.width, obj.height) / min(obj.width, obj.height)
-    facts["form"] = ("wide" if obj.width > obj.height else "tall") if longer > _FORM else ""
+    facts["form"] = form_of(obj)
     facts["width"] = tens(obj.width / scene.width)
     facts["height"] = tens(obj.height / scene.height)
     return {word: str(said) for word, said in facts.items() if said}
@@ -35,7 +33,6 @@ def facts(scene, rng, split):
             words.remove("width")
         if len(words) < 2:
             continue
-        asked = f"{', '.join(words[:-1])} and {words[-1]}"
-        question = phrasing(rng, split, _SEEN, _UNSEEN).format(f=asked, p=phrase)
+        question = phrasing(rng, split, _SEEN, _UNSEEN).format(f=listing(words), p=phrase)
         drafts.append(Draft(question=question, answer=f"The {phrase}: [{', '.join(known[w] for w in words)}]."))
     return drafts

@@ -1,6 +1,6 @@
 """Name what is seen, without boxes: colour, shape, size, form, what lies beside, what lies behind."""
 
-from synth.tasks.base import SIDES, Draft, only_one_on, phrasing, task
+from synth.tasks.base import SIDES, Draft, form_of, only_one_on, phrasing, task
 
 
 @task("colour", kind="understanding")
@@ -42,15 +42,12 @@ def size(scene, rng, split):
 
 @task("form", kind="understanding")
 def form(scene, rng, split):
-    """Wide or tall, asked only where the longer side is longer by three tenths."""
+    """Wide or tall, asked only where it plainly is one of them."""
     seen, unseen = ("Is the {p} wide or tall?", "What form has the {p}, wide or tall?"), ("Is the {p} tall or wide?",)
     return [
-        Draft(
-            question=phrasing(rng, split, seen, unseen).format(p=phrase),
-            answer="wide" if obj.width > obj.height else "tall",
-        )
+        Draft(question=phrasing(rng, split, seen, unseen).format(p=phrase), answer=form_of(obj))
         for phrase, obj in scene.unique_phrases()
-        if max(obj.width, obj.height) > 1.3 * min(obj.width, obj.height)
+        if form_of(obj)
     ]
 
 

@@ -1,6 +1,6 @@
 """Where a thing is, in words of coarse place: five rows and five columns, asked only well inside one."""
 
-from synth.tasks.base import Draft, phrasing, plural, task
+from synth.tasks.base import Draft, in_sentences, phrasing, task
 
 _SEEN = ("Where is the {p}?", "In which part is the {p}?", "Tell me where the {p} is.")
 _UNSEEN = ("Where do you see the {p}?", "Name the part where the {p} is.")
@@ -38,24 +38,11 @@ def where(scene, rng, split):
 
 @task("places", kind="understanding")
 def places(scene, rng, split):
-    """The same in sentences: of one thing, of two, and of all of one name; one such question a picture."""
-    sure = [(p, _part(scene, o)) for p, o in scene.unique_phrases() if _part(scene, o)]
-    rng.shuffle(sure)
-    drafts = []
-    for phrase, part in sure[:1]:
-        seen, unseen = ("Say where the {p} is.", "In a sentence, where is the {p}?"), ("Say in which part the {p} is.",)
-        question = phrasing(rng, split, seen, unseen).format(p=phrase)
-        drafts.append(Draft(question=question, answer=f"The {phrase} is at the {part}."))
-    if len(sure) > 1:
-        seen, unseen = ("Say where the {p} and the {q} are.",), ("Where are the {p} and the {q}?",)
-        question = phrasing(rng, split, seen, unseen).format(p=sure[0][0], q=sure[1][0])
-        drafts.append(Draft(question=question, answer=" ".join(f"The {p} is at the {part}." for p, part in sure[:2])))
-    name = rng.choice(scene.objects).name if scene.objects else ""
-    parts = [_part(scene, o) for o in sorted(scene.named(name), key=lambda o: o.centre)]
-    if parts and all(parts):
-        seen, unseen = ("Say where each {s} is.",), ("Where is each {s}?",)
-        question = phrasing(rng, split, seen, unseen).format(s=name)
-        things = name if len(parts) == 1 else plural(name)
-        listed = ", ".join(f"at the {part}" for part in parts)
-        drafts.append(Draft(question=question, answer=f"{len(parts)} {things}: {listed}."))
-    return rng.sample(drafts, min(1, len(drafts)))
+    """The same in sentences."""
+    parts = {o.id: f"at the {_part(scene, o)}" for o in scene.objects if _part(scene, o)}
+    return in_sentences(
+        scene, rng, split, parts, "The {p} is {v}.", ", ",
+        one=(("Say where the {p} is.", "In a sentence, where is the {p}?"), ("Say in which part the {p} is.",)),
+        two=(("Say where the {p} and the {q} are.",), ("Where are the {p} and the {q}?",)),
+        each=(("Say where each {s} is.",), ("Where is each {s}?",)),
+    )  # fmt: skip
