@@ -71,7 +71,8 @@ def quickstart(out: Path, *, overrides: Sequence[str] = (), limit: int = 600, ov
 
     console.rule("data")
     make_missing(settings.data)
-    records = load_records(settings.data.folder, SPLIT, limit=limit)
+    # The tasks that are trained; of the others only the questions are used, for the prompt gate.
+    records = load_records(settings.data.folder, SPLIT, tasks=settings.data.tasks, limit=limit)
     coco = coco_records(out)
     console.print(f"{len(records)} questions from rendered pictures, {len(coco)} from a COCO folder ({out / 'coco'})")
 

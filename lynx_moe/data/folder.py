@@ -32,7 +32,8 @@ def load_records(
         folder: what `python -m synth` wrote: `manifest.json`, `records/` and `images/`.
         split: for example "train".
         kinds: keep only these kinds; None keeps both.
-        tasks: keep only these tasks; None keeps all.
+        tasks: keep only these tasks, where "grounding" and "understanding" stand for all tasks of that kind; None
+            keeps all.
         limit: keep a fixed random subset of this many (the same for everybody), in the order of the folder.
 
     Raises:
@@ -126,7 +127,7 @@ def _chosen(
         if wanted is None:
             continue
         column = records.data.column(name)
-        known = sorted({*pc.unique(column).to_pylist(), *(KINDS if name == "kind" else ())})
+        known = sorted({*pc.unique(column).to_pylist(), *KINDS})
         for value in wanted:
             if value not in known:
                 raise RecordError(
@@ -134,7 +135,10 @@ def _chosen(
                     why=f"there are {', '.join(known)}",
                     fix=f"did you mean {' or '.join(map(repr, nearest(value, known)))}?",
                 )
-        keep &= pc.is_in(column, value_set=pa.array(list(wanted), pa.string())).to_numpy()
+        chosen = pa.array(list(wanted), pa.string())
+        # No task bears the name of a kind, so a name is found in one of the two columns at most.
+        kind = records.data.column("kind")
+        keep &= pc.or_(pc.is_in(column, value_set=chosen), pc.is_in(kind, value_set=chosen)).to_numpy()
     rows = np.flatnonzero(keep)
     if limit is not None and limit < len(rows):
         # Random, because neighbours in a folder ask about the same picture; seeded, because numbers must be comparable.

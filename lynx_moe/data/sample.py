@@ -8,14 +8,15 @@ template writes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from PIL import Image
 
-from lynx_moe.data.prompts import messages, question_text, target_text
+from lynx_moe.data.prompts import NO_SIZE, messages, question_text, target_text
 from lynx_moe.data.records import Record
 from lynx_moe.errors import FamilyError, RecordError
 from lynx_moe.families.dialects import Dialect
@@ -29,13 +30,14 @@ class Tokens:
     """A tokenised record before its picture tokens are spread out.
 
     `ids` (L,) int32 holds one picture token at `picture_at` (None for a text-only record); the answer, which is
-    learned, begins at `answer_at`.
+    learned, begins at `answer_at`. `in_box` (L,) says which tokens spell a box of the answer; None unless asked for.
     """
 
     ids: np.ndarray
     answer_at: int
     picture_at: int | None
     is_grounding: bool
+    in_box: np.ndarray | None = None
 
 
 class SampleBuilder:
@@ -44,15 +46,24 @@ class SampleBuilder:
     Args:
         processor: a transformers processor with an image processor, a tokenizer and a chat template.
         dialect: how boxes are written.
+        mark_boxes: give samples `in_box` as well, for a loss that weighs the tokens of boxes.
 
     Raises:
-        FamilyError: the processor has no chat template or no picture token.
+        FamilyError: the processor has no chat template or no picture token; or boxes are to be marked, and its
+            tokenizer does not say which characters a token stands for.
     """
 
-    def __init__(self, processor, dialect: Dialect):
+    def __init__(self, processor, dialect: Dialect, *, mark_boxes: bool = False):
         self.processor = processor
         self.dialect = dialect
         self.tokenizer = processor.tokenizer
+        self.mark_boxes = mark_boxes
+        if mark_boxes and not self.tokenizer.is_fast:
+            raise FamilyError(
+                f"{type(self.tokenizer).__name__} cannot tell which tokens spell a box",
+                why="only tokenizers of the tokenizers library know the characters behind a token",
+                fix="objective.box_weight=1, or load the fast tokenizer of this family",
+            )
         self._picture_ids: dict[tuple[int, int], np.ndarray] = {}
         self._token_types: tuple[str, ...] | None = None
         if getattr(processor, "chat_template", None) is None and getattr(self.tokenizer, "chat_template", None) is None:
@@ -74,9 +85,9 @@ class SampleBuilder:
         """The training sample of `record`, without batch axis on token tensors.
 
         Returns:
-            `input_ids`, `labels` (-100 outside the answer), `attention_mask` and `is_grounding`, each (L,), with the
-            processor's own token types if it has them; and, when there is a picture, what the image processor
-            returns for it.
+            `input_ids`, `labels` (-100 outside the answer), `attention_mask`, `is_grounding` and, if asked for,
+            `in_box`, each (L,), with the processor's own token types if it has them; and, when there is a picture,
+            what the image processor returns for it.
 
         Raises:
             DialectError: a box of the record cannot be written. RecordError: the text cannot be tokenised as a sample.
@@ -105,11 +116,16 @@ class SampleBuilder:
         answer_at = tokens.answer_at + len(ids) - len(tokens.ids)
         labels = np.full_like(ids, IGNORED)
         labels[answer_at:] = ids[answer_at:]
+        marked = {}
+        if tokens.in_box is not None:
+            marked["in_box"] = torch.zeros(len(ids), dtype=torch.bool)
+            marked["in_box"][answer_at:] = torch.from_numpy(tokens.in_box[tokens.answer_at :])
         return {
             "input_ids": torch.from_numpy(ids),
             "labels": torch.from_numpy(labels),
             "attention_mask": torch.ones(len(ids), dtype=torch.long),
             "is_grounding": torch.full((len(ids),), tokens.is_grounding),
+            **marked,
             **self.token_types(ids),
         }
 
@@ -142,9 +158,22 @@ class SampleBuilder:
         prompt = self._render(question, record.has_image, None)
         full = None if answer is None else self._render(question, record.has_image, answer)
         try:
-            return self._tokens_of(prompt, full, record.has_image, record.is_grounding)
+            tokens = self._tokens_of(prompt, full, record.has_image, record.is_grounding)
         except RecordError as error:
             raise RecordError(f"record {record.id!r}: {error.message}", why=error.why, fix=error.fix) from None
+        if self.mark_boxes and full is not None:
+            tokens = replace(tokens, in_box=self._in_box(prompt, full, record.size or NO_SIZE, len(tokens.ids)))
+        return tokens
+
+    def _in_box(self, prompt: str, full: str, size: tuple[int, int], count: int) -> np.ndarray:
+        """(count,) True for each token of `full` that spells a part of a box behind the prompt."""
+        start = len(os.path.commonprefix([prompt, full]))
+        spans = [(start + begin, start + end) for begin, end in self.dialect.decode(full[start:], size).spans]
+        characters = self._encoded(full, return_offsets_mapping=True)["offset_mapping"]
+        marked = np.zeros(count, dtype=bool)  # an EOS that `_ended` added is in no box
+        for k, (begin, end) in enumerate(characters[:count]):
+            marked[k] = any(begin < b and a < end for a, b in spans)
+        return marked
 
     def _tokens_of(self, prompt: str, full: str | None, with_image: bool, is_grounding: bool) -> Tokens:
         ids = prompt_ids = self._tokenise(prompt)
@@ -174,9 +203,12 @@ class SampleBuilder:
         return self.processor.apply_chat_template(turn, add_generation_prompt=answer is None)
 
     def _tokenise(self, text: str) -> list[int]:
+        return self._encoded(text)["input_ids"]
+
+    def _encoded(self, text: str, **options):
         # As transformers does it: a template that writes the BOS token itself must not get a second one.
         bos = self.tokenizer.bos_token
-        return self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)))["input_ids"]
+        return self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)), **options)
 
     def _ended(self, ids: list[int], start: int) -> list[int]:
         """`ids` with the answer ending in exactly one EOS, where generation stops.

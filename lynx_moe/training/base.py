@@ -75,7 +75,10 @@ def only_adapter_trains(model: nn.Module, prefix: str) -> int:
 
 
 def choose_precision(asked: str) -> str:
-    """What to compute in: as asked; for "auto" bf16 where the hardware is fast at it, else fp32.
+    """What to compute in: as asked; for "auto" bf16 on a GPU that has it in hardware, else fp32.
+
+    Never bf16 on a CPU by itself, AMX or not: oneDNN compiles a kernel per matmul shape, and every step brings experts
+    other numbers of tokens. Measured on the pocket base: `docs/performance.md`.
 
     Raises:
         ConfigError: fp16 without a GPU.
@@ -85,9 +88,4 @@ def choose_precision(asked: str) -> str:
         raise ConfigError("trainer.precision is 'fp16'", why="half precision needs a GPU", fix="use bf16 or fp32")
     if asked != "auto":
         return asked
-    fast = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if cuda
-        else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
-    return "bf16" if fast else "fp32"
+    return "bf16" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"

@@ -71,7 +71,9 @@ def run(settings: Settings) -> dict:
     if here.is_main_process:
         tqdm.write(f"{trainable:,} parameters train, all of them the adapter's")
 
-    builder = SampleBuilder(processor, get_dialect(settings.model.dialect, processor))
+    builder = SampleBuilder(
+        processor, get_dialect(settings.model.dialect, processor), mark_boxes=settings.objective.box_weight != 1
+    )
     records = training_records(settings)
     gate = {"mode": config.prompt_gate, "fitted": False}
     if config.prompt_gate == "auto":
@@ -88,6 +90,7 @@ def run(settings: Settings) -> dict:
         model,
         training_arguments(settings, folder),
         retention_kl=settings.objective.retention_kl,
+        box_weight=settings.objective.box_weight,
         warmup=settings.trainer.warmup,
         budget=budget,
         progress=settings.trainer.progress,

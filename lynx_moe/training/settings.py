@@ -81,7 +81,9 @@ class DataSettings(Checked):
     split: str = setting("train", "split to train on")
     held_out: str = setting("validation", "split that the prompt gate's held-out error is measured on, when it exists")
     kinds: list[str] = setting(["grounding", "understanding"], "kinds of records to train on")
-    tasks: list[str] | None = setting(None, "synthesis tasks to train on; null: all of them")
+    tasks: list[str] | None = setting(
+        None, "synthesis tasks to train on, a kind standing for all tasks of that kind; null: all tasks"
+    )
     limit: int | None = setting(None, "use at most this many records; null: all of them", low=1)
     pack_tokens: int | None = setting(
         None,
@@ -107,7 +109,7 @@ class TrainerSettings(Checked):
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0: never", low=0.0)
     precision: str = setting(
         "auto",
-        "what to compute in: auto is bf16 where the hardware is fast at it, else fp32; fp16 is for GPUs without bf16",
+        "what to compute in: auto is bf16 on a GPU that has it, else fp32; fp16 is for GPUs without bf16",
         choices=("auto", "bf16", "fp16", "fp32"),
     )
     checkpointing: str = setting(
@@ -124,6 +126,9 @@ class TrainerSettings(Checked):
 class ObjectiveSettings(Checked):
     retention_kl: float = setting(
         0.0, "weight of KL(base || adapted) on understanding answers; above 0 it costs one more forward", low=0.0
+    )
+    box_weight: float = setting(
+        1.0, "weight of a token that spells a box, where the other tokens of a grounding answer weigh 1", low=0.0
     )
 
 

@@ -18,24 +18,27 @@ from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
 from lynx_moe.training.whole import aside, put_in_place, saving
 
-OURS = ("labels", "is_grounding")  # batch entries that are for the loss, not for the model
+OURS = ("labels", "is_grounding", "in_box")  # batch entries that are for the loss, not for the model
 
 
 class LynxTrainer(Trainer):
     """Trains an adapter on grounding answers while holding understanding answers where the base has them.
 
     loss = mean cross-entropy over grounding answer tokens + retention_kl * mean KL(base || adapted) over understanding
-    answer tokens. Both means go over all micro-batches of a step and over all devices, so that accumulating gives the
-    gradient of the joint batch. All rows run with the gate on: a shut gate would leave nothing to learn from.
+    answer tokens. The first mean may weigh the tokens of boxes. Both go over all micro-batches of a step and over all
+    devices, so that accumulating gives the gradient of the joint batch. All rows run with the gate on: a shut gate
+    would leave nothing to learn from.
 
     Args:
         model: a PEFT model with a LynX adapter.
         retention_kl: weight of the KL; 0 saves the base's forward.
+        box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
         progress: show a progress bar.
         rest: as for `transformers.Trainer`. A batch holds `labels` (B, L), -100 outside answers, and `is_grounding`
-            (B, L), which says of an answer's tokens which of the two terms they belong to.
+            (B, L), which says of an answer's tokens which of the two terms they belong to; with a `box_weight` also
+            `in_box` (B, L).
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class LynxTrainer(Trainer):
         args: TrainingArguments,
         *,
         retention_kl: float = 0.0,
+        box_weight: float = 1.0,
         warmup: float = 0.0,
         budget: TimeBudget | None = None,
         progress: bool = True,
@@ -54,6 +58,7 @@ class LynxTrainer(Trainer):
         super().__init__(model=model, args=args, **rest)
         self.loss_is_scaled_for_ga = True
         self.retention_kl = retention_kl
+        self.box_weight = box_weight
         self.warmup = warmup
         self.budget = budget or TimeBudget()
         self.dead_parameters = DeadParameters(model)
@@ -70,11 +75,19 @@ class LynxTrainer(Trainer):
     # ---- the loss ----
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """(2,) answer tokens of a whole step, over micro-batches and devices: [grounding, understanding]."""
+        """(2,) answer tokens of a whole step, over micro-batches and devices: [grounding (weighed), understanding]."""
         if not batch_samples:
             return None
-        counts = sum(torch.stack([kind.sum() for kind in answer_kinds(batch)]) for batch in batch_samples)
-        return self.accelerator.reduce(counts.to(device), "sum")
+        return self.accelerator.reduce(sum(self._counts(batch) for batch in batch_samples).to(device), "sum")
+
+    def _counts(self, batch: dict) -> torch.Tensor:
+        grounding_BL, understanding_BL = answer_kinds(batch)
+        return torch.stack([self._weights(batch)[grounding_BL].sum(), understanding_BL.sum().float()])
+
+    def _weights(self, batch: dict) -> torch.Tensor:
+        """(B, L-1) what the prediction of each next token weighs among the grounding answers'."""
+        weight_BL = torch.ones_like(batch["labels"][:, 1:], dtype=torch.float32)
+        return weight_BL if self.box_weight == 1 else weight_BL.masked_fill(batch["in_box"][:, 1:], self.box_weight)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         # Around the backward too: activation checkpointing runs blocks again there, and they must gate the same way.
@@ -102,17 +115,22 @@ class LynxTrainer(Trainer):
         if retain:
             # Before the adapted forward: PEFT switches requires_grad off and on around it.
             with torch.no_grad(), self.model.disable_adapter():
-                base = self._at(self.model(**forward).logits, kept_K, understanding_BL)
+                rows_B = understanding_BL.any(dim=1)
+                asked = rows_of(forward, rows_B)
+                if asked is None:
+                    asked, rows_B = forward, torch.ones_like(rows_B)
+                base = self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
 
         with penalty_values(self.model) as blocks:
             outputs = model(**forward)
         self._note_blocks(blocks)
         counts = num_items_in_batch
         if counts is None:
-            counts = torch.stack([grounding_BL.sum(), understanding_BL.sum()])
-        per_token = self.accelerator.num_processes / counts.clamp(min=1)  # data parallel averages over processes
-        targets_T = labels_BL[:, 1:][grounding_BL]
-        answer = answer_nats(self._at(outputs.logits, kept_K, grounding_BL), targets_T) * per_token[0]
+            counts = self._counts(inputs)
+        # Data parallel averages over processes. No count is 0 < n < 1 but by a box_weight below 1.
+        per_token = self.accelerator.num_processes / counts.where(counts > 0, 1)
+        targets_T, weight_T = labels_BL[:, 1:][grounding_BL], self._weights(inputs)[grounding_BL]
+        answer = answer_nats(self._at(outputs.logits, kept_K, grounding_BL), targets_T, weight_T) * per_token[0]
         loss = answer
         if retain:
             kept = retention_nats(self._at(outputs.logits, kept_K, understanding_BL), base) * per_token[1]
@@ -206,6 +224,14 @@ def remove(folder: Path) -> None:
 def forward_inputs(batch: dict) -> dict:
     """What of a batch the model itself takes."""
     return {name: value for name, value in batch.items() if name not in OURS}
+
+
+def rows_of(forward: dict, rows_B: torch.Tensor) -> dict | None:
+    """The model's inputs of some rows alone; None where one is not cut into rows (all pictures' patches, say)."""
+    shared = {"logits_to_keep"}
+    if any(len(value) != len(rows_B) for name, value in forward.items() if name not in shared):
+        return None
+    return {name: value if name in shared else value[rows_B] for name, value in forward.items()}
 
 
 def answer_kinds(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from synth.scene import Box, Obj, Scene
 
+KINDS = ("grounding", "understanding")
 UNSEEN = "unseen"  # the split that only uses phrasings which no other split has
 
 
@@ -46,8 +47,10 @@ TASKS: dict[str, Task] = {}
 
 def task(name: str, *, kind: str, needs_image: bool = True):
     """Register the decorated function as task ``name``; a name is taken once only."""
-    if kind not in ("grounding", "understanding"):
+    if kind not in KINDS:
         raise ValueError(f"task {name!r}: kind must be 'grounding' or 'understanding', not {kind!r}")
+    if name in KINDS:
+        raise ValueError(f"a task cannot be called {name!r}: readers of records take that for all tasks of the kind")
 
     def register(ask: Callable[[Scene | None, random.Random, str], list[Draft]]):
         if name in TASKS:

@@ -45,6 +45,10 @@ def test_kinds_and_tasks_filter(folder):
     assert load_records(folder, "train", kinds=["understanding"]).column("task") == ["count", "count", "describe"]
     assert load_records(folder, "train", tasks=["find_all", "absent"]).column("task") == ["find_all", "absent"]
     assert len(load_records(folder, "train", kinds=["understanding"], tasks=["find_one"])) == 0
+    both = load_records(folder, "train", tasks=["find_all", "understanding"])
+    assert set(both.column("kind")) == {"grounding", "understanding"}
+    asked = zip(both.column("task"), both.column("kind"), strict=True)
+    assert {task for task, kind in asked if kind == "grounding"} == {"find_all"}
 
 
 def test_limit_is_the_same_subset_every_time_and_not_just_the_first_rows(tmp_path):

@@ -1,8 +1,11 @@
 """Samples against the processor's own one-call path, and what may be learned."""
 
+import types
+
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records, question_text, target_text
 from lynx_moe.data.prompts import messages
@@ -73,6 +76,27 @@ def test_is_grounding_marks_every_token_of_its_row(processor, records):
     marks = [builder(record)["is_grounding"] for record in records]
     assert [m.all().item() for m in marks] == [r.kind == "grounding" for r in records]
     assert [m.any().item() for m in marks] == [r.kind == "grounding" for r in records]
+
+
+def test_marked_tokens_spell_the_boxes_of_the_answer_and_nothing_else(processor):
+    builder = SampleBuilder(processor, PercentDialect(), mark_boxes=True)
+    asked = Record(
+        id="r", question="What is in [1, 2, 3, 4]?", answer="It is at {box:0}, 7 of 9.", kind="grounding", task="find",
+        boxes=((10.0, 20.0, 30.0, 40.0),), size=(100, 100), load=lambda: Image.new("RGB", (100, 100)),
+    )  # fmt: skip
+    sample = builder(asked)
+    assert "[10, 20, 30, 40]" in builder.tokenizer.decode(sample["input_ids"])
+    # A token may reach over a box's end, into the full stop that the tokenizer joined to the bracket.
+    assert builder.tokenizer.decode(sample["input_ids"][sample["in_box"]]).strip(" ,") == "[10, 20, 30, 40]"
+    assert not sample["in_box"][sample["labels"] == -100].any()
+    assert "in_box" not in SampleBuilder(processor, PercentDialect())(asked)
+
+
+def test_boxes_are_not_marked_with_a_tokenizer_that_does_not_know_its_characters(processor):
+    slow = tiny_llava_with_processor()[1]
+    slow.tokenizer = types.SimpleNamespace(is_fast=False)
+    with pytest.raises(FamilyError, match="cannot tell which tokens spell a box"):
+        SampleBuilder(slow, PercentDialect(), mark_boxes=True)
 
 
 def record_of(question="Find it", answer="yes", **changes):

@@ -7,6 +7,7 @@ import pytest
 
 from synth.scene import Obj, Scene
 from synth.tasks import TASKS
+from synth.tasks.base import task
 
 
 def scene(*objects: Obj) -> Scene:
@@ -91,3 +92,9 @@ def test_unseen_wordings_are_not_in_training(task):
     seen = {q for q, _ in asked(task, *objects)}
     unseen = {q for q, _ in asked(task, *objects, split="unseen")}
     assert seen and unseen and not seen & unseen
+
+
+@pytest.mark.parametrize("name", ["grounding", "understanding"])
+def test_a_task_cannot_be_called_like_a_kind(name):
+    with pytest.raises(ValueError, match="all tasks of the kind"):
+        task(name, kind="grounding")

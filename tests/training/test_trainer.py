@@ -12,7 +12,7 @@ from lynx_moe.adapter import LynxConfig, set_gate
 from lynx_moe.adapter.attaching import attach_adapter
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records
 from lynx_moe.families.dialects import get_dialect
-from lynx_moe.training.trainer import LynxTrainer, answer_kinds
+from lynx_moe.training.trainer import LynxTrainer, answer_kinds, rows_of
 from tests.tiny import tiny_llava_with_processor
 
 NO_PENALTY = {"gate_sparsity": 0.0, "balance": 0.0}
@@ -90,6 +90,49 @@ def test_understanding_loss_is_the_divergence_from_the_bare_base_at_answer_token
     assert expected > 1e-3
     trainer = trainer_of(model, tmp_path, collate, retention_kl=0.7)
     assert loss_of(trainer, batch) == pytest.approx(0.7 * expected.item(), rel=1e-4)
+
+
+def test_box_weight_makes_a_weighted_mean_also_over_micro_batches(parts, tmp_path):
+    vlm, samples, collate = parts
+    model = awake(vlm, **NO_PENALTY).eval()
+    torch.manual_seed(0)
+    chosen = [s | {"in_box": torch.rand(len(s["input_ids"])) < 0.5} for s in samples if s["is_grounding"].any()][:4]
+    batch = collate(chosen)
+    with torch.no_grad(), set_gate(model, True):
+        logits = model(**{k: v for k, v in batch.items() if k not in ("is_grounding", "labels", "in_box")}).logits
+    targets = batch["labels"][:, 1:].flatten()
+    nats = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets, reduction="none")
+    weight = torch.where(batch["in_box"][:, 1:].flatten(), 3.0, 1.0) * (targets != -100)
+    trainer = trainer_of(model, tmp_path, collate, box_weight=3.0)
+    assert loss_of(trainer, batch) == pytest.approx(((weight * nats).sum() / weight.sum()).item(), rel=1e-5)
+    pieces = gradients(trainer, [collate(chosen[:1]), collate(chosen[1:])])
+    close(gradients(trainer, [batch]), pieces, rtol=1e-3, atol=1e-5)
+
+
+def test_base_is_asked_for_the_rows_that_need_it_and_for_all_where_inputs_have_no_rows(parts, tmp_path):
+    vlm, samples, collate = parts
+    trainer = trainer_of(awake(vlm, **NO_PENALTY).eval(), tmp_path, collate, retention_kl=0.7)
+    with_picture = [s for s in samples if "pixel_values" in s]
+    mixed = [next(s for s in with_picture if s["is_grounding"].any() == kind) for kind in (True, False, True)]
+    seen = []
+    handle = vlm_of(trainer).register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    by_rows = loss_of(trainer, collate(mixed))
+    assert seen == [1, 3]
+    # The same batch with its picture tensor cut otherwise than by rows: nothing can be left out, nothing else changes.
+    patches = {"a": torch.zeros(3, 2), "b": torch.zeros(7, 2)}
+    assert rows_of(patches, torch.tensor([True, False, True])) is None
+    assert rows_of({"a": patches["a"]}, torch.tensor([True, False, True]))["a"].shape == (2, 2)
+    handle.remove()
+    alone = [loss_of(trainer, collate([s])) for s in mixed]
+    tokens = [(s["labels"][1:] != -100).sum().item() for s in mixed]
+    grounding = (alone[0] * tokens[0] + alone[2] * tokens[2]) / (tokens[0] + tokens[2])
+    assert by_rows == pytest.approx(grounding + alone[1], rel=1e-4)
+
+
+def vlm_of(trainer: LynxTrainer) -> nn.Module:
+    return trainer.model.get_base_model()
 
 
 def test_understanding_answers_are_never_learned_from(parts, tmp_path):
