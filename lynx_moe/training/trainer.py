@@ -127,7 +127,7 @@ class LynxTrainer(Trainer):
         counts = num_items_in_batch
         if counts is None:
             counts = self._counts(inputs)
-        # Data parallel averages over processes. No count is 0 < n < 1 but by a box_weight below 1.
+        # Data parallel averages over processes. Where there is nothing to count, the sum is 0 too.
         per_token = self.accelerator.num_processes / counts.where(counts > 0, 1)
         targets_T, weight_T = labels_BL[:, 1:][grounding_BL], self._weights(inputs)[grounding_BL]
         answer = answer_nats(self._at(outputs.logits, kept_K, grounding_BL), targets_T, weight_T) * per_token[0]
