@@ -18,6 +18,7 @@ from lynx_moe.errors import ConfigError, FamilyError, nearest
 
 LAYER_CHOICES = ("every_other", "all", "upper_half")
 _ATTENTION_ARGUMENTS = {"attention_mask", "position_embeddings", "past_key_values", "past_key_value"}
+_PICTURE_ARGUMENT = "image_hidden_states"
 _ACTIVATION_NAMES = ("act_fn", "act", "activation_fn", "activation", "hidden_act")
 
 
@@ -64,6 +65,8 @@ def find_decoder_layers(model: nn.Module) -> tuple[int, dict[int, tuple[str, nn.
         found = sorted(_layer_lists(ancestor, ancestor_name, width), key=lambda item: item[0].count("."))
         # A vision tower nested inside the text model is deeper than the decoder's own layers.
         found = [item for item in found if item[0].count(".") == found[0][0].count(".")]
+        # Layers of cross-attention to the picture that are slipped in between (idefics) lie in a list of their own.
+        found = [item for item in found if not _looks_at_pictures(model.get_submodule(item[0])[0])] or found
         if len(found) > 1:
             raise FamilyError(
                 f"{type(model).__name__} has several lists of decoder layers: {[name for name, _ in found]}",
@@ -121,14 +124,16 @@ def describe_ffn(module: nn.Module) -> FfnShape:
     experts = _stacked_experts(module)
     activation = _activation(module)
     if experts is not None:
-        return FfnShape(width=experts[0], ffn_width=experts[1], is_moe=True, activation=activation)
+        width = _around_experts(module, experts[0])
+        return FfnShape(width=width, ffn_width=experts[1], is_moe=True, activation=activation)
     listed = next((m for n, m in module.named_modules() if isinstance(m, nn.ModuleList) and len(m)), None)
     if listed is not None:
         one = describe_ffn(listed[0])
         return FfnShape(width=one.width, ffn_width=one.ffn_width, is_moe=True, activation=one.activation)
     linears = list(_linears(module))
-    down = linears[-1] if linears else None
-    if len(linears) < 2 or linears[0].in_features != down.out_features:
+    # By what it maps, not by its place: idefics defines down between gate and up.
+    down = next((m for m in reversed(linears[1:]) if m.out_features == linears[0].in_features), None)
+    if down is None:
         raise FamilyError(
             f"{type(module).__name__} is not a feed-forward block",
             why="a feed-forward block maps the model width to itself through at least two linear layers",
@@ -172,6 +177,10 @@ def _layer_lists(
         if ffns:
             taken.append(name)
             yield full, ffns
+
+
+def _looks_at_pictures(layer: nn.Module) -> bool:
+    return _PICTURE_ARGUMENT in inspect.signature(layer.forward).parameters
 
 
 def _ffn_child(layer: nn.Module, width: int) -> tuple[str, nn.Module] | None:
@@ -224,6 +233,16 @@ def _stacked_experts(module: nn.Module) -> tuple[int, int] | None:
             if sorted(up[1:]) in (sorted((width, expert_width)), sorted((width, 2 * expert_width))):
                 return width, expert_width
     return None
+
+
+def _around_experts(module: nn.Module, inner: int) -> int:
+    """The model width of a MoE block whose experts are `inner` wide: less, where the block projects down and up again.
+
+    Only its own projections count: a shared expert may happen to map the same widths.
+    """
+    own = [m for m in module.children() if hasattr(m, "in_features")]
+    back = {(m.in_features, m.out_features) for m in own}
+    return next((m.in_features for m in own if m.out_features == inner and (inner, m.in_features) in back), inner)
 
 
 def _activation(module: nn.Module) -> Callable | None:

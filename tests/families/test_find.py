@@ -43,6 +43,8 @@ def test_a_moe_block_is_found_as_a_whole():
         transformers.Gemma3Config,
         transformers.MllamaConfig,
         transformers.Llama4Config,
+        transformers.IdeficsConfig,
+        transformers.MuseSparkConfig,
     ],
     ids=lambda c: c.__name__,
 )
