@@ -68,7 +68,7 @@ def _fill_from_frozen(branch: Branch, frozen: nn.Module, shape: FfnShape, config
             fix=f"use expert_width={shape.ffn_width} (or None), or expert_init='slice'",
         )
     for e in range(config.num_experts):
-        gate_FD, up_FD, down_DF = _frozen_projections(frozen, e)
+        gate_FD, up_FD, down_DF = _frozen_projections(frozen, shape.width, e)
         # Slices tile the frozen FFN, starting over when the new experts are wider together.
         at = (torch.arange(width, device=gate_FD.device) + e * width) % shape.ffn_width
         branch.gate_up_EFD[e] = torch.cat([gate_FD[at], up_FD[at]])
@@ -79,7 +79,7 @@ def _fill_from_frozen(branch: Branch, frozen: nn.Module, shape: FfnShape, config
         # Other mixes keep a zero output projection: a fresh adapter changes nothing.
 
 
-def _frozen_projections(frozen: nn.Module, expert: int) -> tuple[Tensor, Tensor, Tensor]:
+def _frozen_projections(frozen: nn.Module, width: int, expert: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gate `(F, D)`, up `(F, D)` and down `(D, F)` of a frozen FFN, or of one expert of a frozen MoE block."""
     modules = dict(frozen.named_modules())
     for gate, up, down in _GATED_NAMES:
@@ -90,7 +90,9 @@ def _frozen_projections(frozen: nn.Module, expert: int) -> tuple[Tensor, Tensor,
         return gate_FD, up_FD, dequantize_module_weight(modules["down_proj"])
     for owner in modules.values():
         gate_up, down = getattr(owner, "gate_up_proj", None), getattr(owner, "down_proj", None)
-        if isinstance(gate_up, nn.Parameter) and gate_up.ndim == 3 and gate_up.shape[1] == 2 * down.shape[2]:
+        stacked = isinstance(gate_up, nn.Parameter) and gate_up.ndim == 3 and gate_up.shape[1] == 2 * down.shape[2]
+        # Experts behind a projection (muse_spark) read another width than the new ones, which read the model's.
+        if stacked and gate_up.shape[2] == width:
             e = expert % len(gate_up)
             return *gate_up[e].chunk(2), down[e]
     raise ConfigError(

@@ -6,6 +6,7 @@ import pytest
 from peft import PeftConfig
 
 from lynx_moe.adapter import LynxConfig
+from lynx_moe.adapter.start import build_branch
 from lynx_moe.errors import ConfigError
 
 
@@ -72,3 +73,14 @@ def test_copies_of_another_width_are_refused(llava):
 
     with pytest.raises(ConfigError, match="64 wide"):
         get_peft_model(llava[0], LynxConfig(expert_init="copy", expert_width=16))
+
+
+def test_experts_behind_a_projection_cannot_be_copied_but_can_be_sized():
+    from transformers.models.muse_spark.modeling_muse_spark import MuseSparkMoE, MuseSparkTextConfig
+
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "moe_hidden_size": 16, "moe_intermediate_size": 24}
+    frozen = MuseSparkMoE(MuseSparkTextConfig(**shape, num_local_experts=2, num_experts_per_tok=1))
+    branch = build_branch(LynxConfig(), frozen)
+    assert branch.gate_up_EFD.shape == (4, 48, 32) and branch.down_EDF.shape == (4, 32, 24)
+    with pytest.raises(ConfigError, match="expert_init needs a gated FFN"):
+        build_branch(LynxConfig(expert_init="slice"), frozen)
