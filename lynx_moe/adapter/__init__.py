@@ -15,6 +15,7 @@ from lynx_moe.adapter.block import LynxLayer  # noqa: E402  (the config needs th
 from lynx_moe.adapter.config import LynxConfig  # noqa: E402
 from lynx_moe.adapter.gate_context import runtime_of, set_aux_scale, set_gate  # noqa: E402
 from lynx_moe.adapter.model import LynxModel  # noqa: E402
+from lynx_moe.adapter.projection import LynxProjection  # noqa: E402
 from lynx_moe.adapter.prompt_gate import PromptGateHead, fit_head, pool_prompts  # noqa: E402
 from lynx_moe.adapter.recording import dead_parameters, penalty_values, record_routing  # noqa: E402
 from lynx_moe.errors import ConfigError  # noqa: E402
@@ -23,10 +24,12 @@ __all__ = [
     "LynxConfig",
     "LynxLayer",
     "LynxModel",
+    "LynxProjection",
     "PromptGateHead",
     "dead_parameters",
     "fit_prompt_gate",
     "lynx_layers",
+    "lynx_projections",
     "penalty_values",
     "predict_prompt_gate",
     "prompt_gate_head",
@@ -39,6 +42,11 @@ __all__ = [
 def lynx_layers(model: nn.Module) -> dict[str, LynxLayer]:
     """The wrapped blocks of `model`, by the name their module has in the base, in layer order."""
     return {module.name: module for module in model.modules() if isinstance(module, LynxLayer)}
+
+
+def lynx_projections(model: nn.Module) -> dict[str, LynxProjection]:
+    """The attention projections of `model` that carry low-rank deltas, named likewise; empty without them."""
+    return {module.name: module for module in model.modules() if isinstance(module, LynxProjection)}
 
 
 def prompt_gate_head(model: nn.Module, adapter_name: str | None = None) -> PromptGateHead:

@@ -62,6 +62,13 @@ class LynxConfig(PeftConfig):
         default="auto",
         metadata={"help": "Whether new experts speak: on, off, or auto (a fitted head decides once per prompt)."},
     )
+    attention_rank: int = field(
+        default=0,
+        metadata={
+            "help": "Rank of deltas on the attention projections of the wrapped layers, under the same prompt gate; "
+            "0: none, as in the paper."
+        },
+    )
     sparsity_penalty: str = field(
         default="l1", metadata={"help": "What open gates cost: l1, entropy or hoyer (not hoyer for convex)."}
     )
@@ -102,7 +109,7 @@ class LynxConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = PeftType.LYNX
-        for name, least in (("num_experts", 1), ("top_k", 1), ("expert_width", 1)):
+        for name, least in (("num_experts", 1), ("top_k", 1), ("expert_width", 1), ("attention_rank", 0)):
             value = getattr(self, name)
             if value is None and name == "expert_width":
                 continue

@@ -11,12 +11,15 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 
-from lynx_moe.adapter.block import LynxLayer, cannot_merge
+from lynx_moe.adapter.block import LynxLayer
 from lynx_moe.adapter.config import LynxConfig
 from lynx_moe.adapter.gate_context import Runtime, runtime_of
+from lynx_moe.adapter.gated import GatedLayer, cannot_merge
+from lynx_moe.adapter.projection import LynxProjection
 from lynx_moe.adapter.prompt_gate import PromptGateHead
-from lynx_moe.adapter.start import build_branch
+from lynx_moe.adapter.start import build_branch, build_delta
 from lynx_moe.errors import ConfigError, FamilyError, nearest
+from lynx_moe.families.attention import attention_projections
 from lynx_moe.families.find import FfnBlock, find_decoder_layers, select_layers
 
 
@@ -28,14 +31,18 @@ class LynxModel(BaseTuner):
     """
 
     prefix = "lynx_"
-    tuner_layer_cls = LynxLayer
+    tuner_layer_cls = GatedLayer
     target_module_mapping: dict[str, list[str]] = {}
 
     def _prepare_adapter_config(self, peft_config: LynxConfig, model_config: dict) -> LynxConfig:
         blocks = wanted_blocks(self.model, peft_config)
-        # The caller's config stays as it is; ours names the blocks, so that a saved adapter finds the same ones again.
+        # The caller's config stays as it is; ours names the modules, so that a saved adapter finds the same ones again.
         resolved = copy.copy(peft_config)
         resolved.target_modules = [block.name for block in blocks] or peft_config.target_modules
+        self._projections = set()
+        if peft_config.attention_rank:
+            self._projections.update(_wanted_projections(self.model, peft_config, blocks))
+            resolved.target_modules = resolved.target_modules + sorted(self._projections)
         for name, config in self.peft_config.items():
             if config is peft_config:
                 self.peft_config[name] = resolved
@@ -53,23 +60,26 @@ class LynxModel(BaseTuner):
         **_: Any,
     ) -> None:
         runtime = self._runtime()
-        frozen = target.get_base_layer() if isinstance(target, LynxLayer) else target
-        branch = build_branch(peft_config, frozen)
-        if isinstance(target, LynxLayer):
+        name = re.sub(r"^(base_model\.model\.)+", "", current_key)
+        frozen = target.get_base_layer() if isinstance(target, GatedLayer) else target
+        is_projection = name in self._projections
+        new = build_delta(peft_config, frozen) if is_projection else build_branch(peft_config, frozen)
+        if isinstance(target, GatedLayer):
             layer = target
-            layer.add_branch(adapter_name, branch)
+            layer.adapters[adapter_name] = new
             if adapter_name in self.active_adapters:
                 layer.set_adapter(self.active_adapters)
             else:
-                branch.requires_grad_(False)
+                new.requires_grad_(False)
         else:
-            layer = LynxLayer(target, name=re.sub(r"^(base_model\.model\.)+", "", current_key), runtime=runtime)
-            layer.add_branch(adapter_name, branch)
+            layer = (LynxProjection if is_projection else LynxLayer)(target, name=name, runtime=runtime)
+            layer.adapters[adapter_name] = new
             layer.set_adapter(self.active_adapters)
             setattr(parent, target_name, layer)
-            runtime.layers.append(layer)
-        if runtime.head_of(adapter_name) is None:
-            width, device = branch.router_ED.shape[1], branch.router_ED.device
+            if not is_projection:
+                runtime.layers.append(layer)
+        if not is_projection and runtime.head_of(adapter_name) is None:
+            width, device = new.router_ED.shape[1], new.router_ED.device
             layer.lynx_prompt_gate[adapter_name] = PromptGateHead(width, device=device)
         runtime.modes[adapter_name] = peft_config.prompt_gate
         runtime.install(self.model)
@@ -85,7 +95,9 @@ class LynxModel(BaseTuner):
         config = self.peft_config[adapter_name]
         # PEFT shortens long lists of names to the endings that tell them apart in this model. The saved config keeps
         # full names: they mean the same in every model that has them.
-        config.target_modules = [l.name for l in self._runtime().layers if adapter_name in l.lynx_branch]
+        config.target_modules = [
+            m.name for m in self.model.modules() if isinstance(m, GatedLayer) and adapter_name in m.adapters
+        ]
         if not config.inference_mode and int(os.environ.get("RANK", "0")) == 0:
             print(summary(self.model, config, adapter_name), file=sys.stderr)
 
@@ -109,7 +121,8 @@ class LynxModel(BaseTuner):
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         # PEFT's default finds the name only at the end of a key; a branch has parameters below it.
-        for container in LynxLayer.adapter_layer_names + LynxLayer.other_param_names:
+        containers = LynxLayer.adapter_layer_names + LynxLayer.other_param_names + LynxProjection.adapter_layer_names
+        for container in containers:
             key = key.replace(f".{container}.{adapter_name}.", f".{container}.")
         return key
 
@@ -155,16 +168,39 @@ def wanted_blocks(model: nn.Module, config: LynxConfig) -> list[FfnBlock]:
     return wanted
 
 
+def _wanted_projections(model: nn.Module, config: LynxConfig, blocks: list[FfnBlock]) -> list[str]:
+    """The attention projections beside `blocks` that `config` does not exclude.
+
+    Raises:
+        FamilyError: there are none, so `attention_rank` would do nothing.
+    """
+    found = attention_projections(model, blocks)
+    every = copy.copy(config)
+    every.target_modules = found
+    wanted = [name for name in found if check_target_module_exists(every, name)]
+    if not wanted:
+        raise FamilyError(
+            f"no attention projection beside the wrapped blocks of {type(model).__name__}",
+            why=f"the layers of {[b.name for b in blocks]} have no attention with linear maps"
+            if not found
+            else f"exclude_modules={config.exclude_modules!r} leaves none of {found[:4]}",
+            fix="use attention_rank=0, or choose layers that have attention",
+        )
+    return wanted
+
+
 def summary(model: nn.Module, config: LynxConfig, adapter_name: str) -> str:
     """One line: what was wrapped, with how much."""
     layers = [l for l in runtime_of(model).layers if adapter_name in l.lynx_branch]
     branches = [l.lynx_branch[adapter_name] for l in layers]
-    trainable = sum(p.numel() for b in branches for p in b.parameters())
+    deltas = [m for m in model.modules() if isinstance(m, LynxProjection) and adapter_name in m.lynx_delta]
+    trainable = sum(p.numel() for new in (*branches, *(m.lynx_delta[adapter_name] for m in deltas)) for p in new.parameters())
     total = sum(p.numel() for p in model.parameters())
     widths = sorted({b.down_EDF.shape[-1] for b in branches})
     first, last = layers[0].name, layers[-1].name
     return (
         f"LynX adapter {adapter_name!r}: {len(layers)} blocks ({first} ... {last}), "
         f"{config.num_experts} experts x {'/'.join(map(str, widths))} wide, top-{config.top_k}, {config.mix}, "
+        f"{f'rank {config.attention_rank} on {len(deltas)} attention projections, ' if deltas else ''}"
         f"prompt gate {config.prompt_gate}; {trainable:,} new parameters ({100 * trainable / total:.1f}%)"
     )

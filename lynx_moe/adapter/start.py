@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from lynx_moe.adapter.branch import Branch
 from lynx_moe.adapter.config import LynxConfig
-from lynx_moe.errors import ConfigError
+from lynx_moe.adapter.projection import Delta
+from lynx_moe.errors import ConfigError, FamilyError
 from lynx_moe.families.find import FfnShape, describe_ffn
 from lynx_moe.ops.widths import default_expert_width
 
@@ -26,7 +27,6 @@ def build_branch(config: LynxConfig, frozen: nn.Module) -> Branch:
         ConfigError: the start asked for does not exist for this block.
     """
     shape = describe_ffn(frozen)
-    placed = next((p for p in frozen.parameters()), torch.empty(0))
     activation = shape.activation or F.silu
     branch = Branch(
         width=shape.width,
@@ -41,13 +41,34 @@ def build_branch(config: LynxConfig, frozen: nn.Module) -> Branch:
         gate_sparsity=config.gate_sparsity,
         balance=config.balance,
         router_z=config.router_z,
-        # Quantised storage has no floating dtype; float32 then, as PEFT's own adapters.
-        dtype=placed.dtype if placed.dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float32,
-        device=placed.device,
+        **_placed_like(frozen),
     )
     if config.expert_init != "zero" and branch.router_ED.device.type != "meta":
         _fill_from_frozen(branch, frozen, shape, config)
     return branch
+
+
+def build_delta(config: LynxConfig, frozen: nn.Module) -> Delta:
+    """The low-rank delta that `config` asks for beside one linear map, on its device and in its floating dtype.
+
+    Raises:
+        FamilyError: `frozen` is no linear map.
+    """
+    if not hasattr(frozen, "in_features") or not hasattr(frozen, "out_features"):
+        raise FamilyError(
+            f"{type(frozen).__name__} is no linear map",
+            why="a low-rank delta stands beside a module with in_features and out_features",
+            fix="leave target_modules=None to find the attention's projections by structure",
+        )
+    return Delta(frozen.in_features, frozen.out_features, config.attention_rank, **_placed_like(frozen))
+
+
+def _placed_like(frozen: nn.Module) -> dict:
+    """Device and floating dtype of new weights beside `frozen`."""
+    first = next((p for p in frozen.parameters()), torch.empty(0))
+    # Quantised storage has no floating dtype; float32 then, as PEFT's own adapters.
+    is_plain = first.dtype in (torch.float16, torch.bfloat16, torch.float32)
+    return {"dtype": first.dtype if is_plain else torch.float32, "device": first.device}
 
 
 def _expert_width(config: LynxConfig, shape: FfnShape) -> int:

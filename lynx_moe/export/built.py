@@ -14,15 +14,15 @@ from lynx_moe.export.fresh import tensor_sha256
 class Built:
     """A model to be written: its config, every tensor by module name, and what was folded.
 
-    `origin` maps a name here to the base tensor it came from; `folds` maps it to (what was done, the factor), for the
-    names whose bytes differ from the base's.
+    `origin` maps a name here to the base tensor it came from; `folds` says what was done to it, for the names whose bytes
+    differ from the base's.
     """
 
     config: object
     model_class: type
     tensors: dict[str, torch.Tensor]
     origin: dict[str, str]
-    folds: dict[str, tuple[str, float]] = field(default_factory=dict)
+    folds: dict[str, str] = field(default_factory=dict)
 
 
 def instantiate(built: Built):
@@ -57,7 +57,7 @@ def account(built: Built, base_hashes: dict[str, str]) -> tuple[dict, dict]:
         if name in built.origin:
             entry["base"] = built.origin[name]
             if name in built.folds:
-                entry["fold"] = built.folds[name][0]
+                entry["fold"] = built.folds[name]
             elif entry["sha256"] != base_hashes[entry["base"]]:
                 raise ExportError(
                     f"{name} lost the base's bytes",

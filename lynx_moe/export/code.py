@@ -115,6 +115,8 @@ def settings(adapted: Adapted) -> dict:
     head = _head(adapted)
     return {
         "blocks": adapted.expert_widths,
+        "projections": list(adapted.projections),
+        "attention_rank": adapted.config.attention_rank,
         "num_experts": adapted.config.num_experts,
         "top_k": adapted.config.top_k,
         "mix": adapted.config.mix,
@@ -136,6 +138,10 @@ def new_tensors(adapted: Adapted) -> dict[str, torch.Tensor]:
         tensors[f"{block}.lynx_router.weight"] = branch.router_ED.detach().float()
         for name, new_name in MIX_CODE[adapted.config.mix].renamed.items():
             tensors[f"{block}.lynx_router.{new_name}"] = getattr(branch, name).detach().float()
+    for projection in adapted.projections:
+        delta = adapted.delta(projection)
+        tensors[f"{projection}.lynx_down.weight"] = delta.down_RD.detach().to(adapted.dtype)
+        tensors[f"{projection}.lynx_up.weight"] = delta.up_OR.detach().to(adapted.dtype)
     head = _head(adapted)
     if head is not None:
         tensors |= {f"lynx_head.{name}": p.detach().float() for name, p in head.named_parameters()}

@@ -89,10 +89,16 @@ def build(adapted: Adapted, host_name: str) -> Built:
             new_name, fold = name, None
         else:
             new_name, fold = host.shared(name, weights)
-        tensors[new_name] = tensor if fold is None else _times(tensor, fold[1])
         origin[new_name] = name
+        projection = name.removesuffix(".weight")
         if fold is not None:
-            folds[new_name] = fold
+            folds[new_name], factor = fold
+            tensors[new_name] = _times(tensor, factor)
+        elif projection in adapted.projections and projection != name:
+            folds[new_name] = f"plus a delta of rank {adapted.config.attention_rank}"
+            tensors[new_name] = _plus_delta(tensor, adapted.delta(projection))
+        else:
+            tensors[new_name] = tensor
     for layer in range(text.num_hidden_layers):
         if host.is_sparse(text, layer):
             path = adapted.ffn_paths[layer]
@@ -108,6 +114,12 @@ def _hosts():
 def _times(tensor: torch.Tensor, factor: float) -> torch.Tensor:
     # In float32 and rounded once: a factor of two stays exact in every dtype.
     return (tensor.float() * factor).to(tensor.dtype)
+
+
+def _plus_delta(weight_OD: torch.Tensor, delta: torch.nn.Module) -> torch.Tensor:
+    # A gate that is always open makes the delta part of the matrix; summed in float32 and rounded once.
+    product_OD = delta.up_OR.detach().float() @ delta.down_RD.detach().float()
+    return (weight_OD.float() + product_OD).to(weight_OD.dtype)
 
 
 def _copied_text_fields(text) -> dict:

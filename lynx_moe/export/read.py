@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from lynx_moe.adapter import LynxConfig, LynxLayer, lynx_layers, prompt_gate_head
+from lynx_moe.adapter import LynxConfig, LynxLayer, LynxProjection, lynx_layers, lynx_projections, prompt_gate_head
 from lynx_moe.errors import ExportError
 from lynx_moe.families.find import find_ffn_blocks
 
@@ -33,7 +33,8 @@ class Adapted:
     Attributes:
         base: the wrapped VLM, as PEFT holds it: its modules are the live ones.
         config: the adapter's.
-        layers: wrapped blocks by the name that the module has in the base.
+        blocks: wrapped blocks by the name that the module has in the base.
+        projections: attention projections with a low-rank delta, named likewise; empty without `attention_rank`.
         gate: "auto", "on" or "off"; an "auto" that was never fitted is "on", as the live model has it.
     """
 
@@ -41,10 +42,14 @@ class Adapted:
     adapter_name: str
     config: LynxConfig
     blocks: dict[str, LynxLayer]
+    projections: dict[str, LynxProjection]
     gate: str
 
     def branch(self, name: str) -> nn.Module:
         return self.blocks[name].lynx_branch[self.adapter_name]
+
+    def delta(self, name: str) -> nn.Module:
+        return self.projections[name].lynx_delta[self.adapter_name]
 
     def base_state(self) -> dict[str, Tensor]:
         """Every tensor of the base under the name it has without the adapter."""
@@ -55,10 +60,10 @@ class Adapted:
         }
 
     def wrapped_name(self, name: str) -> str:
-        """A base tensor's name where the wrapped blocks hold the frozen module as `base_layer`."""
-        for block in self.blocks:
-            if name.startswith(f"{block}."):
-                return f"{block}.base_layer.{name.removeprefix(f'{block}.')}"
+        """A base tensor's name where the wrapped modules hold the frozen one as `base_layer`."""
+        for wrapped in (*self.blocks, *self.projections):
+            if name.startswith(f"{wrapped}."):
+                return f"{wrapped}.base_layer.{name.removeprefix(f'{wrapped}.')}"
         return name
 
     @property
@@ -157,7 +162,8 @@ def read(peft_model) -> Adapted:
             fix="activate the LynX adapter with model.set_adapter(name)",
         )
     blocks = {path: layer for path, layer in blocks.items() if name in layer.lynx_branch}
+    projections = {path: p for path, p in lynx_projections(peft_model).items() if name in p.lynx_delta}
     gate = config.prompt_gate
     if gate == "auto" and not bool(prompt_gate_head(peft_model, name).fitted):
         gate = "on"
-    return Adapted(peft_model.get_base_model(), name, config, blocks, gate)
+    return Adapted(peft_model.get_base_model(), name, config, blocks, projections, gate)

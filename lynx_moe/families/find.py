@@ -187,15 +187,13 @@ def _ffn_child(layer: nn.Module, width: int) -> tuple[str, nn.Module] | None:
     candidates = [(name, child) for name, child in layer.named_children() if _is_ffn(child, width)]
     if len(candidates) > 1:
         # Layers that add a dense FFN beside an MoE block (granitemoeshared) are wrapped at the MoE block.
-        candidates = [c for c in candidates if describe_ffn(_unwrapped(c[1])).is_moe] or candidates[:1]
+        candidates = [c for c in candidates if describe_ffn(unwrapped(c[1])).is_moe] or candidates[:1]
     return candidates[0] if candidates else None
 
 
 def _is_ffn(module: nn.Module, width: int) -> bool:
-    module = _unwrapped(module)
-    if "attention" in type(module).__name__.lower() or "attn" in type(module).__name__.lower():
-        return False
-    if _ATTENTION_ARGUMENTS & set(inspect.signature(module.forward).parameters):
+    module = unwrapped(module)
+    if is_attention(module) or _ATTENTION_ARGUMENTS & set(inspect.signature(module.forward).parameters):
         return False
     if any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in module.modules()):
         return False  # state-space mixers and patch embeddings
@@ -205,7 +203,13 @@ def _is_ffn(module: nn.Module, width: int) -> bool:
         return False
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def is_attention(module: nn.Module) -> bool:
+    """Whether a decoder layer's child is attention in the usual sense: no state-space mixer, no linear recurrence."""
+    name = type(module).__name__.lower()
+    return "attention" in name or "attn" in name
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
     """The base's own module, also when adapters already wrap it."""
     while hasattr(module, "base_layer"):
         module = module.base_layer

@@ -61,6 +61,9 @@ class AdapterSettings(Checked):
     layers: Any = setting("every_other", "decoder layers with a block: every_other, all, upper_half, or a list")
     expert_init: str = setting("zero", "how new experts start", choices=("zero", "slice", "copy"))
     prompt_gate: str = setting("auto", "who decides per prompt if new experts speak", choices=("auto", "on", "off"))
+    attention_rank: int = setting(
+        0, "rank of deltas on the wrapped layers' attention projections; 0: none, as in the paper", low=0
+    )
     sparsity_penalty: str = setting("l1", "what is charged for an open gate: a name from the gate penalties")
     gate_sparsity: float = setting(1e-2, "gating strength: weight of the sparsity penalty", low=0.0)
     alpha_init: float = setting(

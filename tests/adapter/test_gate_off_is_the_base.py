@@ -6,10 +6,9 @@ from peft import get_peft_model
 
 from lynx_moe.adapter import LynxConfig, set_gate
 from tests import tiny
-from tests.adapter.speaking import adapted
+from tests.adapter.speaking import KINDS, adapted
 
 DTYPES = [torch.float32, torch.bfloat16]
-MIXES = ["additive", "convex", "token"]
 
 
 def cast(model, inputs, dtype):
@@ -18,11 +17,12 @@ def cast(model, inputs, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_every_way_of_switching_off_gives_the_base_logits(vlm, dtype):
+def test_every_way_of_switching_off_gives_the_base_logits(vlm, dtype, kind):
     model, inputs = cast(*vlm, dtype)
     before = model(**inputs).logits
-    peft_model = adapted(model)
+    peft_model = adapted(model, **KINDS[kind])
     assert not torch.equal(peft_model(**inputs).logits, before), "the adapter must speak, or nothing is tested"
     with peft_model.disable_adapter():
         assert torch.equal(peft_model(**inputs).logits, before)
@@ -33,12 +33,13 @@ def test_every_way_of_switching_off_gives_the_base_logits(vlm, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["additive", "with attention"])
 @torch.no_grad()
-def test_generation_switched_off_gives_the_base_tokens_and_scores(vlm, dtype):
+def test_generation_switched_off_gives_the_base_tokens_and_scores(vlm, dtype, kind):
     model, inputs = cast(*vlm, dtype)
     how = {"max_new_tokens": 6, "do_sample": False, "output_scores": True, "return_dict_in_generate": True}
     before = model.generate(**inputs, **how)
-    peft_model = adapted(model, prompt_gate="off")
+    peft_model = adapted(model, prompt_gate="off", **KINDS[kind])
     off = peft_model.generate(**inputs, **how)
     with set_gate(peft_model, True):
         on = peft_model.generate(**inputs, **how)
@@ -48,12 +49,12 @@ def test_generation_switched_off_gives_the_base_tokens_and_scores(vlm, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_an_off_row_of_a_mixed_batch_is_the_bases_row(vlm, dtype, mix):
+def test_an_off_row_of_a_mixed_batch_is_the_bases_row(vlm, dtype, kind):
     model, inputs = cast(*vlm, dtype)
     before = model(**inputs).logits
-    peft_model = adapted(model, mix=mix)
+    peft_model = adapted(model, **KINDS[kind])
     spoken = peft_model(**inputs).logits
     for rows in ([True, False], [False, True]):
         with set_gate(peft_model, rows):
@@ -62,12 +63,13 @@ def test_an_off_row_of_a_mixed_batch_is_the_bases_row(vlm, dtype, mix):
             assert torch.equal(mixed[row], (spoken if is_on else before)[row])
 
 
+@pytest.mark.parametrize("kind", ["additive", "with attention"])
 @torch.no_grad()
-def test_an_off_row_of_a_mixed_generation_writes_the_bases_text(vlm):
+def test_an_off_row_of_a_mixed_generation_writes_the_bases_text(vlm, kind):
     model, inputs = vlm
     how = {"max_new_tokens": 6, "do_sample": False}
     before = model.generate(**inputs, **how)
-    peft_model = adapted(model)
+    peft_model = adapted(model, **KINDS[kind])
     spoken = peft_model.generate(**inputs, **how)
     with set_gate(peft_model, [True, False]):
         mixed = peft_model.generate(**inputs, **how)
@@ -75,7 +77,7 @@ def test_an_off_row_of_a_mixed_generation_writes_the_bases_text(vlm):
     assert not torch.equal(spoken, before)
 
 
-@pytest.mark.parametrize("settings", [{}, {"mix": "token"}, {"expert_init": "slice"}, {"expert_init": "copy"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"mix": "token"}, {"expert_init": "slice"}, {"expert_init": "copy"}, {"attention_rank": 3}], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @torch.no_grad()
 def test_a_fresh_adapter_changes_nothing(vlm, settings, dtype):

@@ -10,17 +10,19 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from torch import nn
 
-from lynx_moe.adapter import LynxConfig, LynxLayer, lynx_layers, record_routing, runtime_of, set_gate
+from lynx_moe.adapter import LynxConfig, lynx_layers, record_routing, runtime_of, set_gate
+from lynx_moe.adapter.gated import GatedLayer
 from lynx_moe.errors import ConfigError, ExportError, FamilyError
 from tests import tiny
-from tests.adapter.speaking import adapted, make_it_speak
+from tests.adapter.speaking import KINDS, adapted, make_it_speak
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_save_and_load_under_another_name_gives_the_same_outputs(vlm, tmp_path):
+def test_save_and_load_under_another_name_gives_the_same_outputs(vlm, tmp_path, kind):
     model, inputs = vlm
     base = copy.deepcopy(model)
-    peft_model = adapted(model)
+    peft_model = adapted(model, **KINDS[kind])
     peft_model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(base, tmp_path, adapter_name="elsewhere").eval()
     assert torch.equal(loaded(**inputs).logits, peft_model(**inputs).logits)
@@ -46,7 +48,8 @@ def test_adapters_live_side_by_side_and_switch(vlm, tmp_path):
     first = peft_model(**inputs).logits
     peft_model.save_pretrained(tmp_path)
 
-    peft_model.add_adapter("wide", LynxConfig(prompt_gate="on", num_experts=6, layers="all", mix="token"))
+    wide = LynxConfig(prompt_gate="on", num_experts=6, layers="all", mix="token", attention_rank=2)
+    peft_model.add_adapter("wide", wide)
     make_it_speak(peft_model, "wide", seed=3)
     assert torch.equal(peft_model(**inputs).logits, first), "adding does not activate"
     peft_model.set_adapter("wide")
@@ -94,8 +97,8 @@ def test_two_active_adapters_both_speak_and_each_has_its_own_gate(llava):
 def test_unload_gives_the_base_back_without_a_trace(vlm):
     model, inputs = vlm
     before, names = model(**inputs).logits, set(model.state_dict())
-    back = adapted(model).unload()
-    assert not any(isinstance(m, LynxLayer) for m in back.modules())
+    back = adapted(model, attention_rank=2).unload()
+    assert not any(isinstance(m, GatedLayer) for m in back.modules())
     assert set(back.state_dict()) == names
     assert not back._forward_pre_hooks and not back._forward_hooks
     assert torch.equal(back(**inputs).logits, before)

@@ -12,7 +12,7 @@ import lynx_moe.export.run as run
 from lynx_moe.adapter import fit_prompt_gate, set_gate
 from lynx_moe.export import code, export
 from lynx_moe.ops.mixes import MIXES
-from tests.adapter.speaking import adapted
+from tests.adapter.speaking import KINDS, adapted
 from tests.export.exporting import (
     OPEN_ROW,
     SHUT_ROW,
@@ -34,7 +34,7 @@ FAMILIES = {
     "llava": (tiny_llava, "additive"),
     "qwen2_5_vl": (tiny_qwen2_5_vl, "convex"),
     "smolvlm": (tiny_smolvlm, "token"),
-    "internvl": (tiny_internvl, "additive"),
+    "internvl": (tiny_internvl, "with attention"),
     "llava_moe": (tiny_llava_moe, "convex"),
 }
 
@@ -58,10 +58,10 @@ def test_fresh_process_without_this_library_gives_the_live_logits(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gate_decides_per_row_and_shut_rows_are_the_base_bit_for_bit(family, tmp_path, quick_check):
-    build, mix = FAMILIES[family]
+    build, kind = FAMILIES[family]
     base = logits(*build())
     vlm, inputs = build()
-    model = with_fitted_gate(vlm, inputs, mix=mix)
+    model = with_fitted_gate(vlm, inputs, **KINDS[kind])
     live = logits(model, inputs)
     assert export_of(model, inputs, tmp_path / "out", route="code")["max_abs_logit_diff"] == 0.0
     exported = load(tmp_path / "out")

@@ -30,6 +30,12 @@ HELD = {
     "llama additive": (tiny_llava, {}, "glm4_moe"),
     "llama convex": (tiny_llava, {"mix": "convex"}, "qwen2_moe"),
     "llama convex, last layer only": (tiny_llava, {"mix": "convex", "layers": [3]}, "qwen2_moe"),
+    "deltas on attention": (tiny_llava, {"attention_rank": 3}, "glm4_moe"),
+    "deltas on attention with biases": (
+        lambda: llava_around(transformers.Qwen2Config(**TEXT)),
+        {"mix": "convex", "attention_rank": 3},
+        "qwen2_moe",
+    ),
     "one expert": (tiny_llava, {"num_experts": 1, "top_k": 1}, "glm4_moe"),
     "expert width that divides nothing": (tiny_llava, {"expert_width": 24}, "glm4_moe"),
     "smolvlm convex": (tiny_smolvlm, {"mix": "convex"}, "qwen2_moe"),
@@ -83,6 +89,14 @@ def test_exported_base_tensors_are_the_base_after_undoing_alpha(tmp_path, quick_
             torch.testing.assert_close(found / (2 * alphas[layer]), tensor, atol=0, rtol=1e-6)
         else:
             assert torch.equal(found, tensor), name
+
+
+def test_deltas_are_counted_as_folded_and_nothing_else_is(tmp_path, quick_check):
+    vlm, inputs = tiny_llava()
+    model = adapted(vlm, layers=[1, 3], attention_rank=2)
+    report = export_of(model, inputs, tmp_path / "out", route="native")
+    assert report["base_tensors"]["folded"] == 2 * 4
+    assert "attention matrices" in " ".join(report["reasons"])
 
 
 REFUSED = {

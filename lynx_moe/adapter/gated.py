@@ -1,0 +1,104 @@
+"""What every wrapped module has in common: the base's own module inside, and a prompt gate that decides per row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from lynx_moe.adapter.gate_context import Rows, Runtime
+from lynx_moe.errors import CheckpointError, ConfigError, ExportError
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One adapter's turn in one forward: which rows it may change, and whether this forward is learned from."""
+
+    rows: Rows
+    open_B: Tensor
+    learning: bool
+
+    def keep_shut_rows(self, y: Tensor, f: Tensor) -> Tensor:
+        """`y` where the gate is open, `f` bit for bit where it is shut."""
+        return y if self.rows.all_open else torch.where(self.open_B.view(-1, *[1] * (f.ndim - 1)), y, f)
+
+
+class GatedLayer(nn.Module, BaseTunerLayer):
+    """A frozen module called as it is, whose output the active adapters then change in the rows that they may.
+
+    A subclass has one `nn.ModuleDict` of adapters, named by `adapter_layer_names`, and says in `changed` what one does.
+    """
+
+    adapter_layer_names: tuple[str, ...] = ()
+
+    def __init__(self, base_layer: nn.Module, *, name: str, runtime: Runtime):
+        super().__init__()
+        self.base_layer = base_layer
+        for container in self.adapter_layer_names:
+            setattr(self, container, nn.ModuleDict())
+        self.name = name
+        self.runtime = runtime
+        self._disable_adapters = False
+        self.merged_adapters = []
+
+    @property
+    def adapters(self) -> nn.ModuleDict:
+        """Adapter name to what it adds here."""
+        return getattr(self, self.adapter_layer_names[0])
+
+    def changed(self, adapter_name: str, x: Tensor, f: Tensor, turn: Turn) -> Tensor:
+        """The output with this adapter: `turn.keep_shut_rows(something, f)`. Called outside any autocast."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return result
+        f = result[0] if isinstance(result, tuple) else result
+        for adapter_name in self.active_adapters:
+            if adapter_name in self.adapters:
+                f = self._speak(adapter_name, x, f)
+        return (f, *result[1:]) if isinstance(result, tuple) else f
+
+    def _speak(self, adapter_name: str, x: Tensor, f: Tensor) -> Tensor:
+        rows = self.runtime.rows_of(adapter_name)
+        learning = self.training and torch.is_grad_enabled()
+        if not rows.any_open and not learning:
+            return f
+        # While learning the new weights run even if every row is shut: each trainable tensor gets a gradient (zero
+        # here) on every step and on every rank, which sharded training waits for.
+        if rows.open_B is None:
+            open_B = torch.full((x.shape[0],), rows.all_open, device=f.device)
+        else:
+            open_B = rows.open_B.to(f.device)
+        if len(open_B) != x.shape[0]:
+            raise ConfigError(
+                f"the prompt gate has {len(open_B)} rows, {self.name} got {x.shape[0]}",
+                why="a part of the model was called with another batch than the model that holds the hooks",
+                fix="call the whole model, or wrap the call in set_gate(model, rows)",
+            )
+        with torch.autocast(f.device.type, enabled=False):
+            return self.changed(adapter_name, x, f, Turn(rows, open_B, learning))
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return False
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise cannot_merge()
+
+    def unmerge(self) -> None:
+        raise CheckpointError(
+            "nothing is merged", why="a LynX block is never merged in place", fix="call unload() to get the base back"
+        )
+
+
+def cannot_merge() -> ExportError:
+    return ExportError(
+        "new experts cannot be merged into the base's weights",
+        why="they are chosen per token by a router, so no single FFN equals frozen and new experts together",
+        fix="use lynx_moe.export.export(model, processor, folder) for a checkpoint that loads without this library, "
+        "or unload() for the base as it was",
+    )
