@@ -299,4 +299,3 @@ def table(report: dict) -> Table:
         numbers = [grounding["acc50"], grounding["mean_iou"], listing, grounding["unreadable"], kept]
         rows_of.add_row(title, *map(shown, numbers))
     return rows_of
-

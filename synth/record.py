@@ -40,8 +40,13 @@ _OBJECT = pa.struct(
      ("mask", pa.list_(pa.int32()))]
 )  # fmt: skip
 IMAGES = pa.schema(
-    [("image_id", pa.string()), ("image", _IMAGE), ("width", pa.int32()), ("height", pa.int32()),
-     ("objects", pa.list_(_OBJECT))],
+    [
+        ("image_id", pa.string()),
+        ("image", _IMAGE),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("objects", pa.list_(_OBJECT)),
+    ],
     metadata={"huggingface": json.dumps({"info": {"features": _IMAGE_FEATURES}})},  # datasets then decodes the pictures
 )
 

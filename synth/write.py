@@ -52,10 +52,7 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     work = out / folder.PARTIAL / f"{settings.split}-{key[:16]}"
     with disk_trouble(work):
         work.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        (k, range(k * settings.shard_size, min(size, (k + 1) * settings.shard_size)))
-        for k in range(num_shards)
-    ]
+    jobs = [(k, range(k * settings.shard_size, min(size, (k + 1) * settings.shard_size))) for k in range(num_shards)]
     final = {k: folder.final_paths(out, settings.split, k, num_shards) for k in range(num_shards)}
     todo = [job for job in jobs if not _kept(work, job[0], final[job[0]])]
     if len(todo) < len(jobs):

@@ -5,11 +5,14 @@
             └── router ── top-k experts ── n ───┘
 
 `frozen` is the base's own module, called as it is: also an MoE block, a quantised FFN, or another adapter's layer.
+Where a layer spreads its FFN (OPT's fc1 and fc2), the last linear map is the wrapped module, and x is what the first
+one reads.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lynx_moe.adapter.branch import Branch, BranchOutput
 from lynx_moe.adapter.gate_context import Runtime
@@ -32,6 +35,26 @@ class LynxLayer(GatedLayer):
     def __init__(self, base_layer: nn.Module, *, name: str, runtime: Runtime):
         super().__init__(base_layer, name=name, runtime=runtime)
         self.lynx_prompt_gate = nn.ModuleDict()
+        self._first: RemovableHandle | None = None
+        self._seen: Tensor | None = None
+
+    def read_from(self, first: nn.Module) -> None:
+        """From now on the new experts read what `first`, the FFN's first linear map, is given."""
+        self._first = first.register_forward_pre_hook(self._see)
+
+    def let_go(self) -> None:
+        """Undo `read_from`."""
+        if self._first is not None:
+            self._first.remove()
+
+    def _see(self, first: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._seen = args[0]
+
+    def read(self, x: Tensor) -> Tensor:
+        if self._first is None:
+            return x
+        seen, self._seen = self._seen, None  # kept no longer than one forward: it may be large
+        return seen
 
     def changed(self, adapter_name: str, x: Tensor, f: Tensor, turn: Turn) -> Tensor:
         branch = self.lynx_branch[adapter_name]
@@ -56,6 +79,6 @@ class LynxLayer(GatedLayer):
         """1.0 per token that counts for penalties: its row is open and it is no padding. `(T,)`"""
         counted = open_B.view(-1, *[1] * (y.ndim - 2)).expand(y.shape[:-1])
         valid_BL = self.runtime.valid_BL
-        if valid_BL is not None and valid_BL.shape == counted.shape:
-            counted = counted & valid_BL.to(counted.device)
+        if valid_BL is not None and valid_BL.numel() == counted.numel():  # a decoding step sees one token of them
+            counted = counted & valid_BL.to(counted.device).view(counted.shape)
         return counted.reshape(-1).float()

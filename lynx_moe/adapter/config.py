@@ -65,8 +65,8 @@ class LynxConfig(PeftConfig):
     attention_rank: int = field(
         default=0,
         metadata={
-            "help": "Rank of deltas on the attention projections of the wrapped layers, under the same prompt gate; "
-            "0: none, as in the paper."
+            "help": "Rank of deltas on the decoder's attention projections, from the lowest wrapped layer up, under "
+            "the same prompt gate; 0: none, as in the paper."
         },
     )
     sparsity_penalty: str = field(

@@ -15,7 +15,10 @@ from lynx_moe.errors import CheckpointError, ConfigError, ExportError
 
 @dataclass(frozen=True)
 class Turn:
-    """One adapter's turn in one forward: which rows it may change, and whether this forward is learned from."""
+    """One adapter's turn in one forward: which rows it may change, and whether this forward is learned from.
+
+    `open_B` has one bool per entry of the first dimension: rows, or tokens where a layer flattens them.
+    """
 
     rows: Rows
     open_B: Tensor
@@ -49,12 +52,17 @@ class GatedLayer(nn.Module, BaseTunerLayer):
         """Adapter name to what it adds here."""
         return getattr(self, self.adapter_layer_names[0])
 
+    def read(self, x: Tensor) -> Tensor:
+        """What the new weights are given, when the frozen module was given `x`."""
+        return x
+
     def changed(self, adapter_name: str, x: Tensor, f: Tensor, turn: Turn) -> Tensor:
         """The output with this adapter: `turn.keep_shut_rows(something, f)`. Called outside any autocast."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         result = self.base_layer(x, *args, **kwargs)
+        x = self.read(x)
         if self.disable_adapters:
             return result
         f = result[0] if isinstance(result, tuple) else result
@@ -74,6 +82,9 @@ class GatedLayer(nn.Module, BaseTunerLayer):
             open_B = torch.full((x.shape[0],), rows.all_open, device=f.device)
         else:
             open_B = rows.open_B.to(f.device)
+        if x.ndim == 2 and x.shape[0] % len(open_B) == 0:
+            # Some layers (OPT's) flatten rows and tokens before their FFN.
+            open_B = open_B.repeat_interleave(x.shape[0] // len(open_B))
         if len(open_B) != x.shape[0]:
             raise ConfigError(
                 f"the prompt gate has {len(open_B)} rows, {self.name} got {x.shape[0]}",

@@ -39,6 +39,7 @@ class LynxModel(BaseTuner):
         # The caller's config stays as it is; ours names the modules, so that a saved adapter finds the same ones again.
         resolved = copy.copy(peft_config)
         resolved.target_modules = [block.name for block in blocks] or peft_config.target_modules
+        self._blocks = {block.name: block for block in blocks}
         self._projections = set()
         if peft_config.attention_rank:
             self._projections.update(_wanted_projections(self.model, peft_config, blocks))
@@ -61,8 +62,11 @@ class LynxModel(BaseTuner):
     ) -> None:
         runtime = self._runtime()
         name = re.sub(r"^(base_model\.model\.)+", "", current_key)
-        frozen = target.get_base_layer() if isinstance(target, GatedLayer) else target
-        is_projection = name in self._projections
+        is_projection, block = name in self._projections, self._blocks.get(name)
+        if block is not None:
+            frozen = block.frozen(self.model)
+        else:
+            frozen = target.get_base_layer() if isinstance(target, GatedLayer) else target
         new = build_delta(peft_config, frozen) if is_projection else build_branch(peft_config, frozen)
         if isinstance(target, GatedLayer):
             layer = target
@@ -78,6 +82,8 @@ class LynxModel(BaseTuner):
             setattr(parent, target_name, layer)
             if not is_projection:
                 runtime.layers.append(layer)
+            if block is not None and block.reads:
+                layer.read_from(self.model.get_submodule(block.reads))
         if not is_projection and runtime.head_of(adapter_name) is None:
             width, device = new.router_ED.shape[1], new.router_ED.device
             layer.lynx_prompt_gate[adapter_name] = PromptGateHead(width, device=device)
@@ -108,7 +114,10 @@ class LynxModel(BaseTuner):
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:
         if merge:
             raise cannot_merge()
-        self._runtime().remove()
+        runtime = self._runtime()
+        runtime.remove()
+        for layer in runtime.layers:
+            layer.let_go()
         return super()._unload_and_optionally_merge(merge=False, **kwargs)
 
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
@@ -138,13 +147,12 @@ def wanted_blocks(model: nn.Module, config: LynxConfig) -> list[FfnBlock]:
         FamilyError: nothing matches.
     """
     try:
-        num_layers, ffns = find_decoder_layers(model)
+        num_layers, blocks = find_decoder_layers(model)
     except FamilyError:
         names = config.target_modules
         if isinstance(names, list) and names and set(names) <= {name for name, _ in model.named_modules()}:
             return []
         raise
-    blocks = [FfnBlock(name, index) for index, (name, _) in ffns.items()]
     if config.target_modules:
         wanted = [b for b in blocks if check_target_module_exists(config, b.name)]
         asked = f"target_modules={config.target_modules!r}"
@@ -169,7 +177,7 @@ def wanted_blocks(model: nn.Module, config: LynxConfig) -> list[FfnBlock]:
 
 
 def _wanted_projections(model: nn.Module, config: LynxConfig, blocks: list[FfnBlock]) -> list[str]:
-    """The attention projections beside `blocks` that `config` does not exclude.
+    """The attention projections from the lowest of `blocks` up that `config` does not exclude.
 
     Raises:
         FamilyError: there are none, so `attention_rank` would do nothing.
@@ -180,11 +188,11 @@ def _wanted_projections(model: nn.Module, config: LynxConfig, blocks: list[FfnBl
     wanted = [name for name in found if check_target_module_exists(every, name)]
     if not wanted:
         raise FamilyError(
-            f"no attention projection beside the wrapped blocks of {type(model).__name__}",
-            why=f"the layers of {[b.name for b in blocks]} have no attention with linear maps"
-            if not found
-            else f"exclude_modules={config.exclude_modules!r} leaves none of {found[:4]}",
-            fix="use attention_rank=0, or choose layers that have attention",
+            f"attention_rank={config.attention_rank} finds no attention projection in {type(model).__name__}",
+            why=f"exclude_modules={config.exclude_modules!r} leaves none of {found[:4]}"
+            if found
+            else "no layer from the lowest wrapped one up has attention with linear maps",
+            fix="use attention_rank=0, or choose lower layers",
         )
     return wanted
 
@@ -194,7 +202,9 @@ def summary(model: nn.Module, config: LynxConfig, adapter_name: str) -> str:
     layers = [l for l in runtime_of(model).layers if adapter_name in l.lynx_branch]
     branches = [l.lynx_branch[adapter_name] for l in layers]
     deltas = [m for m in model.modules() if isinstance(m, LynxProjection) and adapter_name in m.lynx_delta]
-    trainable = sum(p.numel() for new in (*branches, *(m.lynx_delta[adapter_name] for m in deltas)) for p in new.parameters())
+    trainable = sum(
+        p.numel() for new in (*branches, *(m.lynx_delta[adapter_name] for m in deltas)) for p in new.parameters()
+    )
     total = sum(p.numel() for p in model.parameters())
     widths = sorted({b.down_EDF.shape[-1] for b in branches})
     first, last = layers[0].name, layers[-1].name

@@ -13,7 +13,7 @@ from lynx_moe.adapter.branch import Branch
 from lynx_moe.adapter.config import LynxConfig
 from lynx_moe.adapter.projection import Delta
 from lynx_moe.errors import ConfigError, FamilyError
-from lynx_moe.families.find import FfnShape, describe_ffn
+from lynx_moe.families.ffn import FfnShape, describe_ffn
 from lynx_moe.ops.widths import default_expert_width
 
 _GATED_NAMES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))

@@ -55,9 +55,7 @@ def evaluate(
     builder = SampleBuilder(processor, dialect)
     started = time.monotonic()
     limit = max_new_tokens or _longest(builder, records) + MORE_THAN_TRUTH
-    texts = generate_answers(
-        model, builder, records, batch_size=batch_size, max_new_tokens=limit, progress=progress
-    )
+    texts = generate_answers(model, builder, records, batch_size=batch_size, max_new_tokens=limit, progress=progress)
     answered = [Answered.read(r, generated.text, dialect) for r, generated in zip(records, texts, strict=True)]
     return {
         **{name: PROTOCOLS.get(name)(answered, dialect) for name in PROTOCOLS},

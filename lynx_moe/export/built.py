@@ -14,8 +14,8 @@ from lynx_moe.export.fresh import tensor_sha256
 class Built:
     """A model to be written: its config, every tensor by module name, and what was folded.
 
-    `origin` maps a name here to the base tensor it came from; `folds` says what was done to it, for the names whose bytes
-    differ from the base's.
+    `origin` maps a name here to the base tensor it came from; `folds` says what was done to it, for the names whose
+    bytes differ from the base's.
     """
 
     config: object

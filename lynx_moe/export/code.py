@@ -114,14 +114,16 @@ def settings(adapted: Adapted) -> dict:
     """What the modelling file must know besides the base's config: sizes, places, and which tokens are no words."""
     head = _head(adapted)
     return {
-        "blocks": adapted.expert_widths,
+        "blocks": {
+            name: {"expert_width": width, "reads": adapted.reads(name), "activation": adapted.activation_path(name)}
+            for name, width in adapted.expert_widths.items()
+        },
         "projections": list(adapted.projections),
         "attention_rank": adapted.config.attention_rank,
         "num_experts": adapted.config.num_experts,
         "top_k": adapted.config.top_k,
         "mix": adapted.config.mix,
         "width": adapted.branch(next(iter(adapted.blocks))).router_ED.shape[1],
-        "activation": adapted.activation_path(),
         "head_width": 0 if head is None else head.hidden.out_features,
         "not_text_ids": _not_text_ids(adapted.base),
     }

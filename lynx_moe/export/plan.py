@@ -95,7 +95,9 @@ def _native(adapted: Adapted, reasons: tuple[str, ...]) -> Plan:
     if adapted.config.mix == "convex":
         reasons += ("alpha is folded into the down projections: they are not the base's bytes any more",)
     if adapted.projections:
-        reasons += (f"deltas are added into {len(adapted.projections)} attention matrices: not the base's bytes any more",)
+        reasons += (
+            f"deltas are added into {len(adapted.projections)} attention matrices: not the base's bytes any more",
+        )
     if adapted.dtype != torch.float32 and adapted.router_dtype == torch.float32:
         reasons += (f"the router is stored in {str(adapted.dtype).removeprefix('torch.')}, as the host has it",)
     return Plan("native", host, exactness, reasons)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lynx_moe.adapter import LynxConfig, LynxLayer, LynxProjection, lynx_layers, lynx_projections, prompt_gate_head
 from lynx_moe.errors import ExportError
-from lynx_moe.families.find import find_ffn_blocks
+from lynx_moe.families.find import FfnBlock, find_ffn_blocks
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,14 @@ class Adapted:
         return max(self.expert_widths.values())
 
     @cached_property
+    def places(self) -> dict[str, FfnBlock]:
+        """Every feed-forward position of the decoder, wrapped or not, by name."""
+        return {block.name: block for block in find_ffn_blocks(self.base)}
+
+    @cached_property
     def ffn_paths(self) -> dict[int, str]:
         """Decoder layer to the name of its feed-forward module, wrapped or not."""
-        return {block.layer: block.name for block in find_ffn_blocks(self.base)}
+        return {block.layer: name for name, block in self.places.items()}
 
     @property
     def wrapped_layers(self) -> list[int]:
@@ -127,14 +132,18 @@ class Adapted:
         alpha = branch.alpha_logit.float().sigmoid().item() if self.config.mix == "convex" else None
         return BlockWeights(branch.router_ED.detach(), branch.gate_up_EFD.detach(), branch.down_EDF.detach(), alpha)
 
-    def activation_path(self) -> str:
-        """Where in a frozen block its activation is, as a dotted path; "" when it has none and SiLU is used."""
-        name, layer = next(iter(self.blocks.items()))
+    def reads(self, name: str) -> str | None:
+        """The module whose input a block's new experts read, where it is not the block itself."""
+        return self.places[name].reads if name in self.places else None
+
+    def activation_path(self, name: str) -> str:
+        """Where the base has a block's activation, as a dotted path; "" when it has none and SiLU is used."""
         wanted = self.branch(name).activation
-        for owner_name, owner in layer.base_layer.named_modules():
+        top = self.places[name].inside if self.reads(name) else name
+        for owner_name, owner in self.base.get_submodule(top).named_modules(prefix=top):
             for attribute, value in {**vars(owner), **dict(owner.named_children())}.items():
                 if type(value) is type(wanted) if isinstance(wanted, nn.Module) else value is wanted:
-                    return f"{owner_name}.{attribute}".strip(".")
+                    return ".".join(part for part in owner_name.split(".") if part != "base_layer") + f".{attribute}"
         return ""
 
 

@@ -1,4 +1,4 @@
-"""Finding the attention projections that lie beside given feed-forward blocks, by structure."""
+"""Finding the attention projections of a text decoder, by structure, never by name."""
 
 from __future__ import annotations
 
@@ -6,26 +6,35 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from lynx_moe.families.find import FfnBlock, is_attention, unwrapped
+from lynx_moe.families.ffn import is_attention, unwrapped
+from lynx_moe.families.find import FfnBlock
 
 
 def attention_projections(model: nn.Module, blocks: Sequence[FfnBlock]) -> list[str]:
-    """Names of the linear maps inside the attention of the decoder layers that hold `blocks`, in model order.
+    """Names of the linear maps inside the attention of every decoder layer from the lowest of `blocks` up, in order.
 
-    Queries, keys, values and output, fused or factored, whatever a family calls them; not state-space mixers, and
-    nothing of layers without attention.
+    Queries, keys, values and output, fused or factored, whatever a family calls them, also of attention to an encoder
+    or to the picture; not state-space mixers. From the lowest block up and not only beside the blocks (our choice): in
+    hybrid decoders attention may lie in just those layers that have no block, and backward passes there anyway.
     """
-    names = []
-    for block in blocks:
-        layer_name = block.name.rpartition(".")[0]
-        for child_name, child in model.get_submodule(layer_name).named_children():
-            if is_attention(child):
-                names += [f"{layer_name}.{child_name}.{name}" for name in _linear_names(child)]
-    return names
+    if not blocks:
+        return []
+    lowest = min(blocks, key=lambda block: block.layer)
+    layers_name = lowest.inside.rpartition(".")[0]
+    return [
+        f"{layers_name}.{index}.{name}"
+        for index, layer in enumerate(model.get_submodule(layers_name))
+        if index >= lowest.layer
+        for name in _projections(layer)
+    ]
 
 
-def _linear_names(attention: nn.Module) -> Iterator[str]:
-    for name, module in attention.named_modules():
+def _projections(layer: nn.Module) -> Iterator[str]:
+    attention: list[str] = []
+    for name, module in layer.named_modules():
+        if is_attention(module):
+            attention.append(f"{name}.")
         # A wrapped projection goes by its wrapper's name; the base's module inside it is not listed again.
-        if not name.endswith("base_layer") and ".lynx_" not in name and hasattr(unwrapped(module), "in_features"):
+        inside = name.endswith("base_layer") or ".lynx_" in name
+        if not inside and name.startswith(tuple(attention)) and hasattr(unwrapped(module), "in_features"):
             yield name

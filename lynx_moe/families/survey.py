@@ -8,7 +8,8 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from lynx_moe.errors import FamilyError
-from lynx_moe.families.find import describe_ffn, find_ffn_blocks, select_layers
+from lynx_moe.families.ffn import describe_ffn
+from lynx_moe.families.find import find_ffn_blocks, select_layers
 
 
 def survey(path: str, layers: str | list[int] = "every_other") -> dict:
@@ -40,7 +41,7 @@ def survey(path: str, layers: str | list[int] = "every_other") -> dict:
     chosen = select_layers(max(block.layer for block in found) + 1, layers)
     blocks = []
     for block in found:
-        shape = describe_ffn(model.get_submodule(block.name))
+        shape = describe_ffn(block.frozen(model))
         blocks.append(
             {
                 "layer": block.layer,

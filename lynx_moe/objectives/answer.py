@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 
 
-def answer_nats(
-    logits_TV: torch.Tensor, target_T: torch.Tensor, weight_T: torch.Tensor | None = None
-) -> torch.Tensor:
+def answer_nats(logits_TV: torch.Tensor, target_T: torch.Tensor, weight_T: torch.Tensor | None = None) -> torch.Tensor:
     """Summed, if asked weighted, cross-entropy in nats, in float32; 0, with a gradient of 0, when there is no token.
 
     A sum, because only the caller knows over how many tokens of how many micro-batches and devices the mean goes.

@@ -62,7 +62,7 @@ class AdapterSettings(Checked):
     expert_init: str = setting("zero", "how new experts start", choices=("zero", "slice", "copy"))
     prompt_gate: str = setting("auto", "who decides per prompt if new experts speak", choices=("auto", "on", "off"))
     attention_rank: int = setting(
-        0, "rank of deltas on the wrapped layers' attention projections; 0: none, as in the paper", low=0
+        0, "rank of deltas on the attention from the lowest wrapped layer up; 0: none, as in the paper", low=0
     )
     sparsity_penalty: str = setting("l1", "what is charged for an open gate: a name from the gate penalties")
     gate_sparsity: float = setting(1e-2, "gating strength: weight of the sparsity penalty", low=0.0)

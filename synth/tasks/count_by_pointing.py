@@ -14,9 +14,7 @@ def count_by_pointing(scene, rng, split):
         drafts.append(
             Draft(
                 question=phrasing(rng, split, _SEEN, _UNSEEN).format(p=plural(name), s=name),
-                steps=[
-                    Step(text=f"The {o.phrase} at {{box:0}}.", boxes=[o.box], objects=[o.phrase]) for o in found
-                ],
+                steps=[Step(text=f"The {o.phrase} at {{box:0}}.", boxes=[o.box], objects=[o.phrase]) for o in found],
                 answer=f"The count is {len(found)}.",
                 phrase=plural(name),
             )

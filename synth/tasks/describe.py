@@ -10,8 +10,10 @@ _MARGIN = 0.05  # of the width: asked only where the order from left to right is
 @task("describe", kind="understanding")
 def describe(scene, rng, split):
     found = sorted(scene.objects, key=lambda o: o.centre[0])
-    if not scene.complete or not found or any(
-        q.centre[0] - p.centre[0] < _MARGIN * scene.width for p, q in zip(found, found[1:], strict=False)
+    if (
+        not scene.complete
+        or not found
+        or any(q.centre[0] - p.centre[0] < _MARGIN * scene.width for p, q in zip(found, found[1:], strict=False))
     ):
         return []
     return [Draft(question=phrasing(rng, split, _SEEN, _UNSEEN), answer=listing([a(o.phrase) for o in found]))]

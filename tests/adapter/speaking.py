@@ -5,7 +5,6 @@ from peft import get_peft_model
 
 from lynx_moe.adapter import LynxConfig, lynx_layers, lynx_projections
 
-
 # Every way an adapter can add to the base: each invariant is tested on each.
 KINDS = {
     "additive": {"mix": "additive"},

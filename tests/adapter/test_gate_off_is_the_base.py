@@ -77,7 +77,11 @@ def test_an_off_row_of_a_mixed_generation_writes_the_bases_text(vlm, kind):
     assert not torch.equal(spoken, before)
 
 
-@pytest.mark.parametrize("settings", [{}, {"mix": "token"}, {"expert_init": "slice"}, {"expert_init": "copy"}, {"attention_rank": 3}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"mix": "token"}, {"expert_init": "slice"}, {"expert_init": "copy"}, {"attention_rank": 3}],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @torch.no_grad()
 def test_a_fresh_adapter_changes_nothing(vlm, settings, dtype):

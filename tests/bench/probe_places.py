@@ -25,9 +25,7 @@ def states(loaded, records, so_far: str) -> torch.Tensor:
     processor.tokenizer.padding_side = "left"
     for start in range(0, len(records), BATCH):
         some = [records[k] for k in range(start, min(start + BATCH, len(records)))]
-        turns = [
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": r.question}]}] for r in some
-        ]
+        turns = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": r.question}]}] for r in some]
         asked = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
         texts = [f"{text} {so_far.format(r.phrase)}".rstrip() for text, r in zip(asked, some, strict=True)]
         batch = processor(

@@ -6,8 +6,10 @@ import transformers
 from torch import nn
 
 from lynx_moe.errors import ConfigError, FamilyError
-from lynx_moe.families.find import describe_ffn, find_ffn_blocks, select_layers
+from lynx_moe.families.ffn import describe_ffn
+from lynx_moe.families.find import find_ffn_blocks, select_layers
 from tests import tiny
+from tests.zoo import ZOO
 
 DECODERS = {
     tiny.tiny_llava: "model.language_model.layers.{}.mlp",
@@ -21,7 +23,7 @@ DECODERS = {
 @pytest.mark.parametrize("build", DECODERS, ids=lambda f: f.__name__)
 def test_every_decoder_layer_is_found_and_nothing_of_the_vision_tower(build):
     blocks = find_ffn_blocks(build()[0])
-    assert blocks == [(DECODERS[build].format(i), i) for i in range(4)]
+    assert [(b.name, b.layer, b.reads) for b in blocks] == [(DECODERS[build].format(i), i, None) for i in range(4)]
 
 
 def test_a_moe_block_is_found_as_a_whole():
@@ -68,11 +70,38 @@ def test_a_model_without_a_text_decoder_is_refused():
         find_ffn_blocks(nn.Sequential(nn.Linear(4, 4)))
 
 
-def test_a_decoder_without_ffn_modules_is_refused_and_the_vision_tower_is_not_taken_instead():
-    # BLIP's text part spreads its FFN over the layer; its vision tower has perfectly good ones of the same width.
-    with torch.device("meta"):
-        model = transformers.BlipForConditionalGeneration(transformers.BlipConfig())
-    with pytest.raises(FamilyError):
+SPREAD = {
+    "blip-2, opt": ("language_model.model.decoder.layers.{}.fc2", "language_model.model.decoder.layers.{}.fc1"),
+    "florence2": ("model.language_model.decoder.layers.{}.fc2", "model.language_model.decoder.layers.{}.fc1"),
+    "blip, bert": (
+        "text_decoder.bert.encoder.layer.{}.output.dense",
+        "text_decoder.bert.encoder.layer.{}.intermediate.dense",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SPREAD)
+def test_an_ffn_spread_over_its_layer_is_wrapped_at_its_last_map_and_read_at_its_first(family):
+    model, _ = ZOO[family]()
+    name, reads = SPREAD[family]
+    blocks = find_ffn_blocks(model)
+    assert [(b.name, b.reads) for b in blocks] == [(name.format(i), reads.format(i)) for i in range(4)]
+    shape = describe_ffn(blocks[0].frozen(model))
+    assert (shape.width, shape.ffn_width, shape.is_moe) == (32, 64, False) and shape.activation is not None
+
+
+def test_the_decoders_ffn_is_meant_and_without_norm_and_residual():
+    model, _ = ZOO["blip-2, t5"]()
+    assert [b.name for b in find_ffn_blocks(model)] == [
+        f"language_model.decoder.block.{i}.layer.2.DenseReluDense" for i in range(4)
+    ]
+
+
+def test_a_decoder_without_ffn_is_refused_and_the_vision_tower_is_not_taken_instead():
+    model, _ = tiny.tiny_llava()
+    for layer in model.model.language_model.layers:
+        layer.mlp = nn.Identity()
+    with pytest.raises(FamilyError, match="no feed-forward block found"):
         find_ffn_blocks(model)
 
 
