@@ -78,8 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("path", help="an exported folder")
 
     found = add("families", run_families, "where the blocks would go in a model; reads its config, not its weights")
-    found.add_argument("path", help="a folder, a Hub name, or pkg://package/folder")
+    found.add_argument("path", nargs="?", help="a folder, a Hub name, or pkg://package/folder; none: every family")
     found.add_argument("--layers", default="every_other", help="every_other, all, upper_half, or numbers: 0,2,5")
+    found.add_argument("--markdown", metavar="FILE", help="without a path: write the table of every family there")
     return parser
 
 
@@ -162,6 +163,8 @@ def run_verify(given: argparse.Namespace) -> dict:
 
 
 def run_families(given: argparse.Namespace) -> dict:
+    if given.path is None:
+        return run_every_family(given.markdown)
     from lynx_moe.families.survey import print_survey, survey
     from lynx_moe.training.base import resolve
 
@@ -171,6 +174,21 @@ def run_families(given: argparse.Namespace) -> dict:
     found = survey(resolve(given.path), choice)
     print_survey(found)
     return {"ok": True, **found}
+
+
+def run_every_family(page: str | None) -> dict:
+    from rich.progress import track
+
+    from lynx_moe.family_table import as_json, families, family_rows, markdown, write_markdown
+
+    names = families()
+    rows = list(track(family_rows(names), description="families", total=len(names), transient=True))
+    if page:
+        write_markdown(page, rows)
+        print(f"{len(rows)} families written to {page}")
+    else:
+        print(markdown(rows))
+    return {"ok": not any(row.ours for row in rows), "families": as_json(rows)}
 
 
 def quieten() -> None:

@@ -158,7 +158,7 @@ class GateHooks:
         if mode != "auto":
             return OPEN if mode == "on" else SHUT
         head = runtime.head_of(adapter)
-        if head is None or not bool(head.fitted):
+        if head is None or not head.is_fitted:
             runtime.warn_once(
                 f"prompt_gate='auto' of adapter {adapter!r} has not been fitted, so it is open for every prompt. "
                 "Call lynx_moe.adapter.fit_prompt_gate, or set prompt_gate to 'on' or 'off'."

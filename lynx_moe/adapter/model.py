@@ -107,6 +107,12 @@ class LynxModel(BaseTuner):
         if not config.inference_mode and int(os.environ.get("RANK", "0")) == 0:
             print(summary(self.model, config, adapter_name), file=sys.stderr)
 
+    def _check_tied_modules(self, model: nn.Module, peft_config: LynxConfig) -> None:
+        """PEFT looks here whether a target is tied to the embedding, and asks models for one that cannot tell theirs.
+
+        Feed-forward blocks and attention projections never are.
+        """
+
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # Called when unloading. PEFT's own version looks for one weight to copy a device from; an FFN has several.
         setattr(parent, child_name, new_module)
@@ -157,7 +163,7 @@ def wanted_blocks(model: nn.Module, config: LynxConfig) -> list[FfnBlock]:
         wanted = [b for b in blocks if check_target_module_exists(config, b.name)]
         asked = f"target_modules={config.target_modules!r}"
     else:
-        chosen = select_layers(num_layers, config.layers)
+        chosen = select_layers([b.layer for b in blocks], num_layers, config.layers)
         # PEFT leaves out what exclude_modules matches; ask it, so that "nothing is left" is said here.
         every = copy.copy(config)
         every.target_modules = [b.name for b in blocks]

@@ -35,6 +35,11 @@ class PromptGateHead(nn.Module):
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool, device=device))
         self.requires_grad_(False)
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit_head` was called or a fitted head was loaded; False while it has no data (on meta)."""
+        return not self.fitted.is_meta and bool(self.fitted)
+
     def forward(self, pooled_BD: Tensor) -> Tensor:
         """Logits `(B,)`."""
         # float32 also when the whole model was cast down: the sign near 0 decides.

@@ -153,7 +153,7 @@ def new_tensors(adapted: Adapted) -> dict[str, torch.Tensor]:
 def _head(adapted: Adapted):
     """The prompt gate's head, if it was fitted: then the exported config can be set to "auto" at any time."""
     head = prompt_gate_head(adapted.base, adapted.adapter_name)
-    return head if bool(head.fitted) else None
+    return head if head.is_fitted else None
 
 
 def _not_text_ids(base: nn.Module) -> list[int]:

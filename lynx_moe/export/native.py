@@ -38,7 +38,7 @@ def refusal(adapted: Adapted) -> str | None:
     text = adapted.text_config
     kind = adapted.base.config.model_type
     if kind not in OPEN_TEXT_SLOT:
-        return f"the class of a {kind!r} model accepts no other text architecture than its own"
+        return closed_slot(kind)
     if text.model_type not in LLAMA_LIKE:
         return f"no host has the attention and norms of a {text.model_type!r} text decoder"
     if adapted.quantised:
@@ -53,6 +53,11 @@ def refusal(adapted: Adapted) -> str | None:
         return "the base uses sliding-window attention, and the hosts are measured with full attention only"
     reasons = [host.refusal(adapted) for _, host in _hosts()]
     return None if None in reasons else "; ".join(dict.fromkeys(reasons))
+
+
+def closed_slot(kind: str) -> str:
+    """The reason that holds for every model type outside `OPEN_TEXT_SLOT`."""
+    return f"the class of a {kind!r} model accepts no other text architecture than its own"
 
 
 def choose(adapted: Adapted) -> str:

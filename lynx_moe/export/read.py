@@ -173,6 +173,6 @@ def read(peft_model) -> Adapted:
     blocks = {path: layer for path, layer in blocks.items() if name in layer.lynx_branch}
     projections = {path: p for path, p in lynx_projections(peft_model).items() if name in p.lynx_delta}
     gate = config.prompt_gate
-    if gate == "auto" and not bool(prompt_gate_head(peft_model, name).fitted):
+    if gate == "auto" and not prompt_gate_head(peft_model, name).is_fitted:
         gate = "on"
     return Adapted(peft_model.get_base_model(), name, config, blocks, projections, gate)

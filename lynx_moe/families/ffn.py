@@ -54,7 +54,7 @@ def ffn_of(layer: nn.Module, width: int) -> FfnPlace | None:
     (BERT).
     """
     for prefix, owner in (("", layer), *((f"{n}.", c) for n, c in layer.named_children() if type(c) is nn.ModuleList)):
-        found = [(name, child) for name, child in owner.named_children() if _is_ffn(child, width)]
+        found = [(name, child) for name, child in owner.named_children() if is_ffn(child, width)]
         if len(found) > 1:
             # Layers that add a dense FFN beside an MoE block (granitemoeshared) are wrapped at the MoE block.
             found = [c for c in found if describe_ffn(unwrapped(c[1])).is_moe] or found[:1]
@@ -110,7 +110,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
-def _is_ffn(module: nn.Module, width: int) -> bool:
+def is_ffn(module: nn.Module, width: int) -> bool:
+    """Whether a part of a decoder layer is a whole FFN or MoE block of the model's width."""
     module = unwrapped(module)
     if isinstance(module, nn.ModuleList):
         return False  # a list of parts has no forward; the parts are looked at one by one
@@ -128,7 +129,7 @@ def _without_residual(module: nn.Module, width: int) -> str:
     """Path from a part that only puts norm and residual around an FFN (T5LayerFF) to the FFN; "" when it is one."""
     weighty = [(name, child) for name, child in module.named_children() if any(True for _ in _linears(child))]
     has_norm = any("norm" in type(child).__name__.lower() for child in module.children())
-    if has_norm and len(weighty) == 1 and _is_ffn(weighty[0][1], width):
+    if has_norm and len(weighty) == 1 and is_ffn(weighty[0][1], width):
         return f".{weighty[0][0]}"
     return ""
 

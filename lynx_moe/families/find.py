@@ -8,7 +8,7 @@ FFN is inside a layer, `lynx_moe.families.ffn` says.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -88,21 +88,28 @@ def find_decoder_layers(model: nn.Module) -> tuple[int, list[FfnBlock]]:
     )
 
 
-def select_layers(num_layers: int, choice: str | list[int]) -> set[int]:
-    """The decoder layers meant by "every_other" (0, 2, 4, ...), "all", "upper_half", or a list of indices.
+def select_layers(having: Sequence[int], num_layers: int, choice: str | list[int]) -> set[int]:
+    """The decoder layers meant by a choice, of those that have a feed-forward position.
 
-    >>> sorted(select_layers(5, "every_other")), sorted(select_layers(5, "upper_half")), sorted(select_layers(5, [-1]))
-    ([0, 2, 4], [2, 3, 4], [4])
+    Args:
+        having: indices of the layers with a feed-forward position, ascending: in hybrid decoders not all.
+        choice: "every_other" (the first of them, the third, ...), "all", "upper_half" (of the depth), or indices, where
+            negative ones count from the end.
+
+    >>> [sorted(select_layers(range(5), 5, choice)) for choice in ("every_other", "upper_half", [-1])]
+    [[0, 2, 4], [2, 3, 4], [4]]
+    >>> sorted(select_layers([1, 3, 5], 6, "every_other"))
+    [1, 5]
 
     Raises:
         ConfigError: an unknown word, or an index the model does not have.
     """
     if choice == "every_other":
-        return set(range(0, num_layers, 2))
+        return set(having[::2])
     if choice == "all":
-        return set(range(num_layers))
+        return set(having)
     if choice == "upper_half":
-        return set(range(num_layers // 2, num_layers))
+        return {layer for layer in having if layer >= num_layers // 2}
     if isinstance(choice, str):
         raise ConfigError(
             f"layers={choice!r} is not known",
@@ -116,11 +123,14 @@ def select_layers(num_layers: int, choice: str | list[int]) -> set[int]:
             why=f"the decoder has {num_layers} layers",
             fix=f"use indices from 0 to {num_layers - 1}",
         )
-    return {i % num_layers for i in choice}
+    return {i % num_layers for i in choice} & set(having)
 
 
 def _token_embedding(model: nn.Module) -> tuple[str, int]:
-    for owner in (model, _decoder(model)):
+    decoder = _decoder(model)
+    # An encoder may have words of its own (t5gemma2): of two text models, the one that answers is meant.
+    two_sided = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    for owner in (decoder, model) if two_sided else (model, decoder):
         get = getattr(owner, "get_input_embeddings", None)
         try:
             embedding = get() if get is not None else None

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 # Opens anything that can answer; only programs and, inside its functions, the Grounder use it.
 MAY_IMPORT["loading"] = MAY_IMPORT["training"] | {"training", "export"}
 # Programs, not library: they put the rooms together and nothing may import them.
-PROGRAMS = {"cli", "quickstart"}
+PROGRAMS = {"cli", "family_table", "quickstart"}
 # One file, one reason each.
 EXCEPTIONS = {
     # The public one-line way to point: it loads a model, so it reaches up, inside its functions only.

@@ -114,18 +114,31 @@ def test_attention_is_not_a_feed_forward_block():
 
 
 def test_layer_choices():
-    assert select_layers(4, "every_other") == {0, 2}
-    assert select_layers(5, "all") == {0, 1, 2, 3, 4}
-    assert select_layers(4, "upper_half") == {2, 3}
-    assert select_layers(4, [1, -1]) == {1, 3}
+    assert select_layers(range(4), 4, "every_other") == {0, 2}
+    assert select_layers(range(5), 5, "all") == {0, 1, 2, 3, 4}
+    assert select_layers(range(4), 4, "upper_half") == {2, 3}
+    assert select_layers(range(4), 4, [1, -1]) == {1, 3}
+
+
+def test_layer_choices_of_a_hybrid_decoder_are_among_the_layers_that_have_a_block():
+    assert select_layers([1, 3, 5], 8, "every_other") == {1, 5}
+    assert select_layers([1, 3, 5], 8, "upper_half") == {5}
+    assert select_layers([1, 3, 5], 8, [0, 1]) == {1}
+
+
+def test_the_encoders_own_words_do_not_make_it_the_decoder():
+    config = transformers.T5Gemma2Config()
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    assert all(".decoder." in block.name for block in find_ffn_blocks(model))
 
 
 @pytest.mark.parametrize("choice", [[4], [0, 9], [-5]])
 def test_a_layer_the_model_does_not_have_is_refused(choice):
     with pytest.raises(ConfigError, match="the decoder has 4 layers"):
-        select_layers(4, choice)
+        select_layers(range(4), 4, choice)
 
 
 def test_an_unknown_layer_word_offers_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'every_other'"):
-        select_layers(4, "every_othr")
+        select_layers(range(4), 4, "every_othr")

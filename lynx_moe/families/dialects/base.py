@@ -37,10 +37,12 @@ class Dialect(ABC):
 
     Attributes:
         name: the registered name.
+        families: model types that were pretrained to write boxes so.
         quantum: the smallest difference the spelling can carry, as a fraction of the window's side.
     """
 
     name: str = ""
+    families: tuple[str, ...] = ()
     quantum: float
 
     def __init__(self, geometry: Geometry | None = None):
@@ -126,3 +128,12 @@ def get_dialect(name: str, processor: object) -> Dialect:
         FamilyError: the processor's padding cannot be placed.
     """
     return DIALECTS.get(name).from_processor(processor)
+
+
+def dialect_of(family: str) -> str:
+    """Name of the dialect that a model type was pretrained with, as far as it is registered here; else "percent".
+
+    >>> dialect_of("llava"), dialect_of("mllama")
+    ('llava', 'percent')
+    """
+    return next((name for name in DIALECTS.names() if family in DIALECTS.get(name).families), "percent")

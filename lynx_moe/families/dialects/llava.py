@@ -20,6 +20,7 @@ class LlavaDialect(BracketDialect):
     """
 
     name = "llava"
+    families = ("llava",)
     steps = 100
     quantum = 0.01
     number = re.compile(r"-?[0-9]{1,9}(?:\.[0-9]{1,9})?")
