@@ -35,7 +35,6 @@ from lynx_moe.families.dialects import dialect_of
 from lynx_moe.families.find import find_ffn_blocks
 from lynx_moe.families.survey import kind_of
 
-
 _MADE = """
 Made by `lynx-moe families --markdown docs/families.md`; not written by hand. Each model type that
 `AutoModelForImageTextToText` of transformers {version} knows was built from its default config without weights,
@@ -133,7 +132,7 @@ def markdown(rows: Iterable[FamilyRow]) -> str:
     numbers = f"{len(rows)} types, {len(rows) - len(theirs)} can be built so, {len(works)} of those get an adapter."
     lines = ["# Families", ""]
     for paragraph in (_MADE.format(version=transformers.__version__), numbers, _LEGEND):
-        lines += [*textwrap.wrap(paragraph, 130, break_on_hyphens=False), ""]
+        lines += [*textwrap.wrap(paragraph.strip(), 130, break_on_hyphens=False), ""]
     lines += [
         "| family | class | blocks | kind | where | attention | dialect | export |",
         "| --- | --- | ---: | --- | --- | ---: | --- | --- |",
