@@ -15,7 +15,10 @@ class Settings:
     """All settings of ``python -m synth`` and ``synth.make``."""
 
     out: str = field(default="outputs/data", metadata={"help": "dataset folder to write; several splits may share one"})
-    task: Any = field(default="all", metadata={"help": "a task, a list of tasks, or all; each picture gets every task"})
+    task: Any = field(
+        default="all",
+        metadata={"help": "tasks and kinds (grounding, understanding), one or a list, or all; each picture gets every one"},
+    )
     source: str = field(default="rendered", metadata={"help": "where pictures come from"})
     size: int | None = field(
         default=None, metadata={"help": "number of pictures; null: all of a source, 1000 of an endless one"}
@@ -40,6 +43,7 @@ class Settings:
     def task_names(self) -> list[str]:
         """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one."""
         from synth.tasks import TASKS
+        from synth.tasks.base import KINDS
 
         chosen = [self.task] if isinstance(self.task, str) else self.task
         if not isinstance(chosen, (list, tuple)) or not chosen:
@@ -47,14 +51,20 @@ class Settings:
                 f"task={self.task!r} names no task", why="it must be a name, a list of names, or all",
                 fix=f"choose from {', '.join(sorted(TASKS))}",
             )  # fmt: skip
-        names = sorted(TASKS) if list(chosen) == ["all"] else sorted(set(map(str, chosen)))
-        for name in names:
-            if name not in TASKS:
+        if list(chosen) == ["all"]:
+            return sorted(TASKS)
+        names = set()
+        for name in map(str, chosen):
+            if name in KINDS:
+                names.update(known for known, task in TASKS.items() if task.kind == name)
+            elif name in TASKS:
+                names.add(name)
+            else:
                 raise SettingsError(
                     f"unknown task {name!r}", why=f"known tasks are {', '.join(sorted(TASKS))}",
                     fix=f"task={nearest(name, TASKS)}",
                 )  # fmt: skip
-        return names
+        return sorted(names)
 
     def check(self) -> None:
         """Raise ``SettingsError`` for a value that no run can use."""

@@ -158,7 +158,7 @@ def gate_records(settings: Settings) -> tuple[RecordSet, RecordSet | None]:
     """The records whose questions fit and test the prompt gate: of every kind and task, whatever is trained on."""
     data = settings.data
     held_out = load_records(data.folder, data.held_out) if data.held_out in splits_in(Path(data.folder)) else None
-    return load_records(data.folder, data.split), held_out
+    return load_records(data.folder, data.prompts or data.split), held_out
 
 
 def training_arguments(settings: Settings, folder: RunFolder) -> TrainingArguments:

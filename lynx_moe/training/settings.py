@@ -82,6 +82,9 @@ class DataSettings(Checked):
         {}, "per split, arguments of `python -m synth` that make it when missing; empty: missing data is an error"
     )
     split: str = setting("train", "split to train on")
+    prompts: str | None = setting(
+        None, "split whose questions, of all tasks, the prompt gate is fitted on; null: the split trained on"
+    )
     held_out: str = setting("validation", "split that the prompt gate's held-out error is measured on, when it exists")
     kinds: list[str] = setting(["grounding", "understanding"], "kinds of records to train on")
     tasks: list[str] | None = setting(
