@@ -17,7 +17,7 @@ class Settings:
     out: str = field(default="outputs/data", metadata={"help": "dataset folder to write; several splits may share one"})
     task: Any = field(
         default="all",
-        metadata={"help": "tasks and kinds (grounding, understanding), one or a list, or all; each picture gets every one"},
+        metadata={"help": "tasks or kinds (grounding, understanding), or all; each picture gets every one"},
     )
     source: str = field(default="rendered", metadata={"help": "where pictures come from"})
     size: int | None = field(
