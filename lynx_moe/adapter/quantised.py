@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from lynx_moe.errors import CheckpointError
+from lynx_moe.errors import CheckpointError, FamilyError
 from lynx_moe.families.find import find_decoder_layers
 
 NAMES_SHOWN = 3
@@ -89,8 +89,8 @@ def say_what_stayed_wide(model: nn.Module) -> None:
     (bitsandbytes issue 1849).
     """
     kind = quantisation_of(model)
-    wide = [(n, p) for n, p in model.named_parameters() if _is_fused_expert(p)]
-    if kind is None or not wide:
+    wide = _fused_experts(model) if kind is not None else []
+    if not wide:
         return
     left = sum(_bytes(p) for _, p in wide)
     share = left / sum(map(_bytes, model.parameters()))
@@ -118,8 +118,8 @@ def say_what_is_read_wrongly(model: nn.Module) -> None:
     if wrong:
         name, (width, block) = next(iter(wrong.items()))
         warnings.warn(
-            f"{len(wrong)} 4-bit matrices, the first is {name}, have rows of {width} numbers, no multiple of {block}: on "
-            "a CPU bitsandbytes reads those wrongly. Use int8, leave them out (quant.skip_modules), or use a GPU.",
+            f"{len(wrong)} 4-bit matrices, the first is {name}, have rows of {width} numbers, no multiple of {block}: "
+            "on a CPU bitsandbytes reads those wrongly. Use int8, leave them out (quant.skip_modules), or use a GPU.",
             UserWarning,
             stacklevel=2,
         )
@@ -154,8 +154,15 @@ def _quantised_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     return (p for p in model.parameters() if _is_quantised(p))
 
 
-def _is_fused_expert(parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 3 and parameter.is_floating_point() and not _is_quantised(parameter)
+def _fused_experts(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Floating 3-D parameters of the decoder's feed-forward positions; vision towers have other 3-D parameters."""
+    try:
+        blocks = find_decoder_layers(model)[1]
+    except FamilyError:
+        return []  # blocks that are wrapped by their full names; nothing is known of the rest
+    inside = tuple(f"{block.name}." for block in blocks)
+    named = ((n, p) for n, p in model.named_parameters() if n.startswith(inside))
+    return [(n, p) for n, p in named if p.ndim == 3 and p.is_floating_point() and not _is_quantised(p)]
 
 
 def _bytes(parameter: nn.Parameter) -> int:
