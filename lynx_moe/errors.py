@@ -63,6 +63,10 @@ class CheckpointError(LynxError, RuntimeError):
     """A checkpoint, or an adapter's state, cannot be used as asked."""
 
 
+class DivergedError(LynxError, FloatingPointError):
+    """Numbers of a training are not finite any more."""
+
+
 class OutputExistsError(LynxError, FileExistsError):
     """An output folder already holds a finished result."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,11 +104,13 @@ def load(
 def _run(folder: Path, base_path: str | Path | None, dialect: str | None, dtype: str | None) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
     from lynx_moe.training.base import load_base
-    from lynx_moe.training.settings import ModelSettings
+    from lynx_moe.training.settings import ModelSettings, QuantSettings
 
-    settings = ModelSettings(**json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]["model"])
+    written = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
+    settings = ModelSettings(**written["model"])
     settings = replace(settings, path=str(base_path or settings.path), dtype=dtype or settings.dtype)
-    base, processor = load_base(settings)
+    base, processor = load_base(settings, QuantSettings(**written.get("quant", {})))
+    refuse_other_bytes(base, folder / "adapter")
     model = load_adapter(base, folder / "adapter")
     return _loaded("run", model, processor, dialect or settings.dialect)
 
@@ -132,7 +135,41 @@ def _adapter(folder: Path, base: str | Path | None, dialect: str | None, dtype: 
         found = _base(str(named), dialect or config.get("dialect"), dtype)
     except CheckpointError as problem:
         raise CheckpointError(problem.message, why=problem.why, fix="give the base's folder as base=...") from problem
+    refuse_other_bytes(found.model, folder)
     return _loaded("adapter", load_adapter(found.model, folder), found.processor, found.dialect.name)
+
+
+def refuse_other_bytes(base: Any, adapter: Path) -> None:
+    """Nothing, when `base` has the bytes that the adapter in `adapter` was trained beside, or nobody can tell.
+
+    Nobody can where the base is held in another number type now. Of a quantised base it is said as a warning only:
+    other devices and versions of bitsandbytes may round the same weights to other bytes.
+
+    Raises:
+        CheckpointError: same family and shapes, other weights.
+    """
+    from lynx_moe.adapter.base_identity import is_held_alike
+    from lynx_moe.training.hashing import hash_base
+
+    file = adapter / "adapter_config.json"
+    made_for = (json.loads(file.read_text(encoding="utf-8")).get("base") or {}) if file.is_file() else {}
+    if "sha256" not in made_for or not is_held_alike(made_for, base):
+        return
+    digest = hash_base(base).digest
+    if digest == made_for["sha256"]:
+        return
+    message = (
+        f"the adapter in {adapter} was trained on a base with sha256 {made_for['sha256'][:16]}..., and "
+        f"{base.name_or_path or 'this base'} has {digest[:16]}..."
+    )
+    if made_for.get("quantised"):
+        warnings.warn(f"{message} (perhaps the same weights, packed elsewhere)", UserWarning, stacklevel=2)
+        return
+    raise CheckpointError(
+        message,
+        why="family and shapes agree, weights do not: beside other frozen experts the new ones mean something else",
+        fix="give the folder of the very base that it was trained on: base=...",
+    )
 
 
 def _export(folder: Path, dialect: str | None, dtype: str | None, trust_remote_code: bool) -> Loaded:

@@ -65,7 +65,7 @@ def quickstart(out: Path, *, overrides: Sequence[str] = (), limit: int = 600, ov
     settings = quickstart_settings(out, overrides)
     claim(out, overwrite)
     # First, because a wrong path should not cost the time that data takes.
-    model, processor = load_base(settings.model)
+    model, processor = load_base(settings.model, settings.quant)
     dialect = get_dialect(settings.model.dialect, processor)
     base = Loaded(kind="base", model=model, processor=processor, dialect=dialect)
 

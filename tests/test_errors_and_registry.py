@@ -13,6 +13,7 @@ KINDS = {
     errors.RecordError: ValueError,
     errors.DialectError: ValueError,
     errors.CheckpointError: RuntimeError,
+    errors.DivergedError: FloatingPointError,
     errors.OutputExistsError: FileExistsError,
     errors.ExportError: RuntimeError,
 }

@@ -95,6 +95,13 @@ class LynxConfig(PeftConfig):
             "whoever loads the adapter reads its answers rightly; the adapter computes nothing with it."
         },
     )
+    base: dict | None = field(
+        default=None,
+        metadata={
+            "help": "Family, shapes and number types of the base, noted when the adapter is attached; "
+            "lynx_moe.training adds the sha256 over its tensors. Another base is refused. None for a fresh adapter."
+        },
+    )
     target_modules: str | list[str] | None = field(
         default=None,
         metadata={

@@ -125,6 +125,8 @@ class GateHooks:
         input_ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
         runtime.valid_BL = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
         batch = next((t.shape[0] for t in (input_ids, kwargs.get("inputs_embeds")) if t is not None), None)
+        if runtime.forced is None:
+            refuse_conflicting_gates(runtime)
         runtime.rows = {
             adapter: self._rows(model, adapter, input_ids, mask, kwargs, batch)
             for adapter in runtime.layers[0].active_adapters
@@ -196,6 +198,22 @@ class GateHooks:
             return None
         runtime.uncached = (prompt, length + 1, rows)
         return rows[adapter]
+
+
+def refuse_conflicting_gates(runtime: Runtime) -> None:
+    """Nothing, when all active adapters decide about a prompt in the same way.
+
+    Raises:
+        ConfigError: they do not. A prompt on which one speaks and the other is silent by decree is answered by a
+            mixture that nobody trained, and neither adapter's measured retention holds for it.
+    """
+    modes = {a: runtime.modes[a] for a in runtime.layers[0].active_adapters if a in runtime.modes}
+    if len(set(modes.values())) > 1:
+        raise ConfigError(
+            f"active adapters have conflicting prompt gates: {', '.join(f'{a!r} is {m}' for a, m in modes.items())}",
+            why="together they would answer one prompt by different rules",
+            fix="activate one (set_adapter), give them the same prompt_gate, or decide in set_gate(model, rows)",
+        )
 
 
 def _keep(cache: Any, rows: dict[str, Rows]) -> None:

@@ -14,7 +14,7 @@ def load_adapter(base: nn.Module, folder: str | Path) -> PeftModel:
     """`base` with the adapter that was saved in `folder`, in eval mode.
 
     Raises:
-        CheckpointError: there is no adapter in `folder`, or it was trained on a base of another shape.
+        CheckpointError: there is no adapter in `folder`, or it was trained on a base of another family or shape.
     """
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
@@ -25,6 +25,8 @@ def load_adapter(base: nn.Module, folder: str | Path) -> PeftModel:
         )
     try:
         return PeftModel.from_pretrained(base, str(folder)).eval()
+    except CheckpointError:
+        raise
     except (RuntimeError, ValueError, OSError) as problem:
         raise CheckpointError(
             f"the adapter in {folder} does not fit {type(base).__name__}: {str(problem).splitlines()[0]}",

@@ -11,12 +11,20 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 
+from lynx_moe.adapter.base_identity import identify, refuse_another_base
 from lynx_moe.adapter.block import LynxLayer
 from lynx_moe.adapter.config import LynxConfig
 from lynx_moe.adapter.gate_context import Runtime, runtime_of
 from lynx_moe.adapter.gated import GatedLayer, cannot_merge
 from lynx_moe.adapter.projection import LynxProjection
 from lynx_moe.adapter.prompt_gate import PromptGateHead
+from lynx_moe.adapter.quantised import (
+    floating_dtype,
+    keep_trainable,
+    number_of_weights,
+    say_what_is_read_wrongly,
+    say_what_stayed_wide,
+)
 from lynx_moe.adapter.start import build_branch, build_delta
 from lynx_moe.errors import ConfigError, FamilyError, nearest
 from lynx_moe.families.attention import attention_projections
@@ -28,6 +36,7 @@ class LynxModel(BaseTuner):
 
     Raises:
         FamilyError: the model has no text decoder with feed-forward blocks, or none that matches the config.
+        CheckpointError: the config is that of an adapter made for another base, or a quantised base cannot be trained.
     """
 
     prefix = "lynx_"
@@ -35,9 +44,11 @@ class LynxModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}
 
     def _prepare_adapter_config(self, peft_config: LynxConfig, model_config: dict) -> LynxConfig:
+        refuse_another_base(peft_config.base, self.model)
         blocks = wanted_blocks(self.model, peft_config)
         # The caller's config stays as it is; ours names the modules, so that a saved adapter finds the same ones again.
         resolved = copy.copy(peft_config)
+        resolved.base = peft_config.base or identify(self.model)
         resolved.target_modules = [block.name for block in blocks] or peft_config.target_modules
         self._blocks = {block.name: block for block in blocks}
         self._projections = set()
@@ -67,7 +78,8 @@ class LynxModel(BaseTuner):
             frozen = block.frozen(self.model)
         else:
             frozen = target.get_base_layer() if isinstance(target, GatedLayer) else target
-        new = build_delta(peft_config, frozen) if is_projection else build_branch(peft_config, frozen)
+        build = build_delta if is_projection else build_branch
+        new = build(peft_config, frozen, floating_dtype(self.model))
         if isinstance(target, GatedLayer):
             layer = target
             layer.adapters[adapter_name] = new
@@ -97,6 +109,10 @@ class LynxModel(BaseTuner):
             return Runtime()
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        keep_trainable(model)
+        if not any(isinstance(m, GatedLayer) for m in model.modules()):
+            say_what_stayed_wide(model)
+            say_what_is_read_wrongly(model)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
         # PEFT shortens long lists of names to the endings that tell them apart in this model. The saved config keeps
@@ -211,7 +227,7 @@ def summary(model: nn.Module, config: LynxConfig, adapter_name: str) -> str:
     trainable = sum(
         p.numel() for new in (*branches, *(m.lynx_delta[adapter_name] for m in deltas)) for p in new.parameters()
     )
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(map(number_of_weights, model.parameters()))
     widths = sorted({b.down_EDF.shape[-1] for b in branches})
     first, last = layers[0].name, layers[-1].name
     return (

@@ -38,14 +38,19 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, dict[str, Any]]]:
 
 @contextmanager
 def penalty_values(model: nn.Module) -> Iterator[dict[str, dict[str, Tensor]]]:
-    """Yields a dict that every forward inside fills: block name to its unweighted penalties and "gate", the mean gate.
+    """Yields a dict that every forward inside fills: block name to its unweighted penalties, "gate", the mean gate,
+    and "finite", whether every score of its router is a finite number.
 
     For logs of a training loop: scalars stay on their device, so nothing waits for it until they are read.
     """
     values: dict[str, dict[str, Tensor]] = {}
 
     def record(name: str, out: BranchOutput, open_B: Tensor, costs: dict[str, Tensor]) -> None:
-        values[name] = {"gate": out.open_TG.detach().mean(), **{n: cost.detach() for n, cost in costs.items()}}
+        values[name] = {
+            "gate": out.open_TG.detach().mean(),
+            "finite": out.logits_TE.detach().isfinite().all(),
+            **{n: cost.detach() for n, cost in costs.items()},
+        }
 
     with _recorder(model, record):
         yield values

@@ -19,8 +19,11 @@ from lynx_moe.ops.widths import default_expert_width
 _GATED_NAMES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 
 
-def build_branch(config: LynxConfig, frozen: nn.Module) -> Branch:
+def build_branch(config: LynxConfig, frozen: nn.Module, quantised_dtype: torch.dtype = torch.float32) -> Branch:
     """The new experts that `config` asks for beside `frozen`, on its device and in its floating dtype.
+
+    Args:
+        quantised_dtype: number type beside quantised weights, which have no floating one.
 
     Raises:
         FamilyError: `frozen` is no feed-forward block.
@@ -41,14 +44,14 @@ def build_branch(config: LynxConfig, frozen: nn.Module) -> Branch:
         gate_sparsity=config.gate_sparsity,
         balance=config.balance,
         router_z=config.router_z,
-        **_placed_like(frozen),
+        **_placed_like(frozen, quantised_dtype),
     )
     if config.expert_init != "zero" and branch.router_ED.device.type != "meta":
         _fill_from_frozen(branch, frozen, shape, config)
     return branch
 
 
-def build_delta(config: LynxConfig, frozen: nn.Module) -> Delta:
+def build_delta(config: LynxConfig, frozen: nn.Module, quantised_dtype: torch.dtype = torch.float32) -> Delta:
     """The low-rank delta that `config` asks for beside one linear map, on its device and in its floating dtype.
 
     Raises:
@@ -60,19 +63,28 @@ def build_delta(config: LynxConfig, frozen: nn.Module) -> Delta:
             why="a low-rank delta stands beside a module with in_features and out_features",
             fix="leave target_modules=None to find the attention's projections by structure",
         )
-    return Delta(frozen.in_features, frozen.out_features, config.attention_rank, **_placed_like(frozen))
+    return Delta(
+        frozen.in_features, frozen.out_features, config.attention_rank, **_placed_like(frozen, quantised_dtype)
+    )
 
 
-def _placed_like(frozen: nn.Module) -> dict:
+def _placed_like(frozen: nn.Module, quantised_dtype: torch.dtype) -> dict:
     """Device and floating dtype of new weights beside `frozen`."""
     first = next((p for p in frozen.parameters()), torch.empty(0))
-    # Quantised storage has no floating dtype; float32 then, as PEFT's own adapters.
     is_plain = first.dtype in (torch.float16, torch.bfloat16, torch.float32)
-    return {"dtype": first.dtype if is_plain else torch.float32, "device": first.device}
+    return {"dtype": first.dtype if is_plain else quantised_dtype, "device": first.device}
 
 
 def _expert_width(config: LynxConfig, shape: FfnShape) -> int:
     if config.expert_width is not None:
+        # Two experts of half the width, both chosen, do what one of the whole does: this takes nothing from anybody.
+        if config.mix == "additive" and not shape.is_moe and config.expert_width > shape.ffn_width:
+            raise ConfigError(
+                f"expert_width={config.expert_width} beside a frozen FFN {shape.ffn_width} wide",
+                why="the native host of additive experts (glm4_moe) counts the frozen FFN in units of one expert, so "
+                "none can be wider",
+                fix=f"use expert_width={shape.ffn_width} or less with more experts, or mix='convex' (any width)",
+            )
         return config.expert_width
     if shape.is_moe or config.expert_init == "copy":
         return shape.ffn_width

@@ -165,6 +165,8 @@ class Glm4Moe:
             return f"glm4_moe adds sigmoid-weighted experts, and the mix here is {adapted.config.mix!r}"
         if _output_bias(adapted.text_config):
             return "the base's attention output has a bias, and glm4_moe's has not"
+        if adapted.expert_width > adapted.text_config.intermediate_size:
+            return "the new experts are wider than the frozen FFN, which glm4_moe counts in units of one expert"
         return None
 
     @staticmethod

@@ -7,6 +7,7 @@ FFN is inside a layer, `lynx_moe.families.ffn` says.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from lynx_moe.errors import ConfigError, FamilyError, nearest
 from lynx_moe.families.ffn import FfnPlace, ffn_of, frozen_ffn
 
 LAYER_CHOICES = ("every_other", "all", "upper_half")
+_USUAL_NAMES = ("mlp", "ffn", "feed_forward", "feedforward", "fc1", "fc2", "dense_h_to_4h", "block_sparse_moe", "moe")
 _PICTURE_ARGUMENT = "image_hidden_states"
 
 
@@ -56,14 +58,17 @@ def find_ffn_blocks(model: nn.Module) -> list[FfnBlock]:
 def find_decoder_layers(model: nn.Module) -> tuple[int, list[FfnBlock]]:
     """Number of decoder layers, and the feed-forward positions among them."""
     embedding_name, width = _token_embedding(model)
+    looked_at: list[str] = []
     parts = embedding_name.split(".")
     for depth in range(len(parts) - 1, -1, -1):
         # From the embedding outwards: the first ancestor with any list of modules below it is the text decoder, and
         # the search ends there. Further out it would meet the vision tower.
         ancestor_name = ".".join(parts[:depth])
         ancestor = model.get_submodule(ancestor_name)
-        if not any(isinstance(m, nn.ModuleList) and len(m) for m in ancestor.modules()):
+        lists = [n for n, m in ancestor.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+        if not lists:
             continue
+        looked_at = [f"{ancestor_name}.{name}".strip(".") for name in lists]
         found = sorted(_layer_lists(ancestor, ancestor_name, width), key=lambda item: item[0].count("."))
         # A vision tower nested inside the text model is deeper than the decoder's own layers.
         found = [item for item in found if item[0].count(".") == found[0][0].count(".")]
@@ -83,8 +88,9 @@ def find_decoder_layers(model: nn.Module) -> tuple[int, list[FfnBlock]]:
         break
     raise FamilyError(
         f"no feed-forward block found in {type(model).__name__}",
-        why=f"no layer near {embedding_name!r} maps width {width} to itself through linear maps outside attention",
-        fix="pass target_modules=[...] with the full names of the FFN modules to wrap",
+        why=f"no layer near {embedding_name!r} maps width {width} to itself through linear maps outside attention; "
+        f"{_seen_in(model, looked_at)}",
+        fix=f"pass target_modules=[...] with the full names of the FFN modules to wrap{_nearest_to_an_ffn(model)}",
     )
 
 
@@ -143,9 +149,36 @@ def _token_embedding(model: nn.Module) -> tuple[str, int]:
                     return name, getattr(embedding, "embedding_dim", weight.shape[-1])
     raise FamilyError(
         f"{type(model).__name__} has no token embedding",
-        why="the text decoder is found from what get_input_embeddings() returns",
-        fix="pass a transformers model with a text decoder, or target_modules=[...]",
+        why="the text decoder is found from what get_input_embeddings() returns; looked at the model itself"
+        + (" and at its get_decoder()" if _decoder(model) is not None else "")
+        + f", whose parts are {_few([f'{name} ({type(m).__name__})' for name, m in model.named_children()])}",
+        fix="pass a transformers model with a text decoder, or target_modules=[...] with full names of FFN modules"
+        + _nearest_to_an_ffn(model),
     )
+
+
+def _few(names: list[str], limit: int = 6) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") or "none"
+
+
+def _seen_in(model: nn.Module, lists: list[str]) -> str:
+    """What the lists of layers hold, for somebody who knows the model and not our search."""
+    if not lists:
+        return "there is no list of layers around it"
+    seen = []
+    for name in lists[:2]:
+        first = model.get_submodule(f"{name}.0")
+        inside = [f"{child} ({type(m).__name__})" for child, m in first.named_children()]
+        seen.append(f"{name}.0 ({type(first).__name__}) holds {_few(inside)}")
+    return f"looked at {_few(lists, 3)}: {'; '.join(seen)}"
+
+
+def _nearest_to_an_ffn(model: nn.Module) -> str:
+    """Modules that are called as FFNs usually are, as the end of a sentence; they may well be the vision tower's."""
+    ends = {name: name.rpartition(".")[2] for name, _ in model.named_modules() if name}
+    close = [name for name, end in ends.items() if end in _USUAL_NAMES]
+    close = close or [n for n, end in ends.items() if difflib.get_close_matches(end, _USUAL_NAMES, 1, 0.5)]
+    return f"; nearest by name: {_few(close, 3)}" if close else ""
 
 
 def _decoder(model: nn.Module) -> nn.Module | None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
-from lynx_moe.errors import CheckpointError, ConfigError
-from lynx_moe.training.settings import REQUIRED, ModelSettings
+from lynx_moe.adapter.quantised import keep_trainable, outside_decoder_layers
+from lynx_moe.errors import CheckpointError, ConfigError, LynxError
+from lynx_moe.training.settings import REQUIRED, ModelSettings, QuantSettings
 
 PACKAGE = "pkg://"
 
@@ -39,26 +48,68 @@ def resolve(path: str) -> str:
     return str(folder)
 
 
-def load_base(settings: ModelSettings) -> tuple[PreTrainedModel, ProcessorMixin]:
+def load_base(settings: ModelSettings, quant: QuantSettings | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The base, frozen and in eval mode, and its processor.
 
     Raises:
-        ConfigError: the path names no model.
+        ConfigError: the path names no model, or bitsandbytes is asked for and not installed.
         CheckpointError: there is one, but it does not load as a vision-language model.
+        FamilyError: what to quantise was to be found by structure, and the structure is not clear.
     """
     path = resolve(settings.path)
     dtype = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
     chosen = {"attn_implementation": settings.attention} if settings.attention else {}
     try:
         processor = AutoProcessor.from_pretrained(path)
+        chosen |= quantisation(path, dtype, quant or QuantSettings())
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **chosen)
+    except LynxError:
+        raise
     except (OSError, ValueError) as problem:
         raise CheckpointError(
             f"could not load a base from {path}: {str(problem).splitlines()[0]}",
             why="AutoProcessor and AutoModelForImageTextToText must both accept it",
             fix="check model.path; without a network it must be a folder",
         ) from problem
+    keep_trainable(model)
     return model.requires_grad_(False).eval(), processor
+
+
+def quantisation(path: str, dtype: torch.dtype | str, quant: QuantSettings) -> dict:
+    """What `from_pretrained` must be told so that the base arrives quantised; nothing for kind "none".
+
+    Raises:
+        ConfigError: bitsandbytes is not installed, or `dtype` does not say what to compute in.
+    """
+    if quant.kind == "none":
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quant.kind is {quant.kind!r}",
+            why="quantised bases need bitsandbytes, which is not installed",
+            fix="pip install 'lynx-moe[quant]', or quant=none",
+        )
+    if not isinstance(dtype, torch.dtype):
+        raise ConfigError(
+            f"quant.kind is {quant.kind!r} with model.dtype {dtype!r}",
+            why="what is not quantised, and what products are computed in, needs one number type",
+            fix="use model.dtype=bfloat16",
+        )
+    skipped = quant.skip_modules
+    if skipped is None:
+        with torch.device("meta"):
+            skipped = outside_decoder_layers(AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path)))
+    four_bit = quant.kind == "nf4"
+    config = BitsAndBytesConfig(
+        load_in_4bit=four_bit,
+        load_in_8bit=not four_bit,
+        llm_int8_skip_modules=list(skipped),
+        # The model's own number type: with another one bitsandbytes would cast on every product.
+        **({"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype} if four_bit else {}),
+    )
+    # Said, because left unsaid transformers takes the first GPU there is: wrong for every process but one.
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def only_adapter_trains(model: nn.Module, prefix: str) -> int:

@@ -48,6 +48,7 @@ def run(settings: Settings) -> dict:
         OutputExistsError: the folder holds a run already, and nothing says what to do with it.
         ConfigError: a setting that nothing can honour.
         RecordError: no usable records. FamilyError: no block in this base to wrap.
+        DivergedError: a router's scores stopped being finite numbers.
         CheckpointError: saving failed, training diverged, or the base was changed. Nothing is published then.
     """
     here = PartialState()
@@ -58,7 +59,7 @@ def run(settings: Settings) -> dict:
             make_missing(settings.data)
     set_seed(settings.seed)
 
-    base, processor = load_base(settings.model)
+    base, processor = load_base(settings.model, settings.quant)
     if base.device.type == "cpu":
         keep_freed_memory()
     before = hash_base(base)
@@ -66,6 +67,8 @@ def run(settings: Settings) -> dict:
         **asdict(settings.adapter), retention_kl=settings.objective.retention_kl, dialect=settings.model.dialect
     )
     model = attach_adapter(base, config)
+    # Saved with the adapter, which travels further than the run's card.
+    model.peft_config[model.active_adapter].base["sha256"] = before.digest
     prefix = model.base_model.prefix
     trainable = only_adapter_trains(model, prefix)
     if here.is_main_process:
@@ -241,7 +244,7 @@ def describe_data(settings: Settings) -> dict:
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "lynx_moe": lynx_moe.__version__}
-    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -53,6 +53,18 @@ class ModelSettings(Checked):
 
 
 @dataclass(kw_only=True, slots=True)
+class QuantSettings(Checked):
+    kind: str = setting(
+        "none",
+        "how the frozen base's weights are held: none is model.dtype; int8 and nf4 are bitsandbytes'",
+        choices=("none", "int8", "nf4"),
+    )
+    skip_modules: list[str] | None = setting(
+        None, "modules left in model.dtype, by name; null: everything outside the text decoder's layers"
+    )
+
+
+@dataclass(kw_only=True, slots=True)
 class AdapterSettings(Checked):
     num_experts: int = setting(4, "new experts per block", low=1)
     top_k: int = setting(2, "new experts that speak per token", low=1)
@@ -141,6 +153,7 @@ class ObjectiveSettings(Checked):
 @dataclass(kw_only=True, slots=True)
 class Settings(Checked):
     model: ModelSettings = field(default_factory=ModelSettings)
+    quant: QuantSettings = field(default_factory=QuantSettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     data: DataSettings = field(default_factory=DataSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
@@ -152,6 +165,7 @@ class Settings(Checked):
 
 GROUPS = {
     "model": ModelSettings,
+    "quant": QuantSettings,
     "adapter": AdapterSettings,
     "data": DataSettings,
     "trainer": TrainerSettings,

@@ -15,6 +15,7 @@ from lynx_moe.adapter import penalty_values, set_aux_scale, set_gate
 from lynx_moe.objectives.answer import answer_nats
 from lynx_moe.objectives.retention import retention_nats
 from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
+from lynx_moe.training.finite import RouterWatch
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
 from lynx_moe.training.whole import aside, put_in_place, saving
 
@@ -63,6 +64,7 @@ class LynxTrainer(Trainer):
         self.budget = budget or TimeBudget()
         self.dead_parameters = DeadParameters(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+        self._routers = RouterWatch()
         self._sums: dict[str, torch.Tensor] = {}
         self._save_into: Path | None = None
         for default in (ProgressCallback, PrinterCallback):
@@ -123,6 +125,8 @@ class LynxTrainer(Trainer):
 
         with penalty_values(self.model) as blocks:
             outputs = model(**forward)
+        if model.training:
+            self._routers.see(blocks, self.state.global_step + 1)
         self._note_blocks(blocks)
         counts = num_items_in_batch
         if counts is None:
@@ -153,12 +157,17 @@ class LynxTrainer(Trainer):
 
     def _note_blocks(self, blocks: dict[str, dict[str, torch.Tensor]]) -> None:
         """Mean gate and unweighted penalties over all blocks, one share per micro-batch."""
-        for name in next(iter(blocks.values()), {}):
+        for name in (n for n in next(iter(blocks.values()), {}) if n != "finite"):
             values = torch.stack([block[name].float() for block in blocks.values()])
             self._note(name, values.mean() / getattr(self, "current_gradient_accumulation_steps", 1))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the loss's terms, the mean gate and the penalties: means per step since the last log."""
+        """Adds the loss's terms, the mean gate and the penalties: means per step since the last log.
+
+        Raises:
+            DivergedError: a router's scores were not finite since the start; numbers are read here anyway.
+        """
+        self._routers.refuse()
         if "loss" in logs:
             steps = max(1, self.state.global_step - getattr(self, "_noted_at", self._initial_global_step))
             logs = {**logs, **{name: (total / steps).item() for name, total in self._sums.items()}}
@@ -192,7 +201,9 @@ class LynxTrainer(Trainer):
 
         Raises:
             CheckpointError: writing failed, for example because the disk is full.
+            DivergedError: there is nothing worth saving; the checkpoints before stay.
         """
+        self._routers.refuse()
         folder = Path(self.args.output_dir)
         final = folder / f"checkpoint-{self.state.global_step}"
         temporary = aside(final)

@@ -75,6 +75,19 @@ def test_copies_of_another_width_are_refused(llava):
         get_peft_model(llava[0], LynxConfig(expert_init="copy", expert_width=16))
 
 
+@pytest.mark.parametrize(("mix", "width"), [("additive", 65), ("additive", 64), ("convex", 65), ("token", 65)])
+def test_a_width_that_no_host_can_take_is_refused_when_attaching(llava, mix, width):
+    from peft import get_peft_model
+
+    config = LynxConfig(mix=mix, expert_width=width)
+    if (mix, width) == ("additive", 65):
+        with pytest.raises(ConfigError, match="expert_width=65 beside a frozen FFN 64 wide") as caught:
+            get_peft_model(llava[0], config)
+        assert "expert_width=64" in caught.value.fix
+    else:
+        get_peft_model(llava[0], config)
+
+
 def test_experts_behind_a_projection_cannot_be_copied_but_can_be_sized():
     from transformers.models.muse_spark.modeling_muse_spark import MuseSparkMoE, MuseSparkTextConfig
 

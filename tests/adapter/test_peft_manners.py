@@ -81,16 +81,40 @@ def test_each_adapter_trains_alone(llava):
 
 
 @torch.no_grad()
-def test_two_active_adapters_both_speak_and_each_has_its_own_gate(llava):
+def test_two_active_adapters_of_one_gate_both_speak(llava):
     model, inputs = llava
     peft_model = adapted(model)
     one = peft_model(**inputs).logits
-    peft_model.add_adapter("second", LynxConfig(prompt_gate="off"))
+    peft_model.add_adapter("second", LynxConfig(prompt_gate="on"))
     make_it_speak(peft_model, "second", seed=7)
     peft_model.base_model.set_adapter(["default", "second"])
-    assert torch.equal(peft_model(**inputs).logits, one), "the second one's gate is shut"
+    both = peft_model(**inputs).logits
+    peft_model.set_adapter("second")
+    assert not torch.equal(both, one) and not torch.equal(both, peft_model(**inputs).logits)
+
+
+@pytest.mark.parametrize("second", ["off", "auto"])
+@torch.no_grad()
+def test_two_active_adapters_of_conflicting_gates_are_refused_unless_the_gate_is_forced(llava, second):
+    model, inputs = llava
+    base = model(**inputs).logits
+    peft_model = adapted(model)
+    one = peft_model(**inputs).logits
+    peft_model.add_adapter("second", LynxConfig(prompt_gate=second))
+    make_it_speak(peft_model, "second", seed=7)
+    assert torch.equal(peft_model(**inputs).logits, one), "it is not active yet"
+    peft_model.base_model.set_adapter(["default", "second"])
+    with pytest.raises(ConfigError, match=f"'default' is on, 'second' is {second}") as caught:
+        peft_model(**inputs)
+    assert "set_gate" in caught.value.fix
     with set_gate(peft_model, True):
         assert not torch.equal(peft_model(**inputs).logits, one)
+    with set_gate(peft_model, False):
+        assert torch.equal(peft_model(**inputs).logits, base)
+    with peft_model.disable_adapter():
+        assert torch.equal(peft_model(**inputs).logits, base)
+    peft_model.set_adapter("default")
+    assert torch.equal(peft_model(**inputs).logits, one), "the refused forward left nothing behind"
 
 
 @torch.no_grad()

@@ -64,8 +64,9 @@ def test_a_model_without_a_text_decoder_is_refused():
     vision = transformers.CLIPVisionModel(
         transformers.CLIPVisionConfig(**tiny.VISION, image_size=32, patch_size=8, projection_dim=32)
     )
-    with pytest.raises(FamilyError, match="no token embedding"):
+    with pytest.raises(FamilyError, match="no token embedding") as caught:
         find_ffn_blocks(vision)
+    assert "encoder (CLIPEncoder)" in caught.value.why and "layers.0.mlp" in caught.value.fix
     with pytest.raises(FamilyError, match="why:"):
         find_ffn_blocks(nn.Sequential(nn.Linear(4, 4)))
 
@@ -101,8 +102,13 @@ def test_a_decoder_without_ffn_is_refused_and_the_vision_tower_is_not_taken_inst
     model, _ = tiny.tiny_llava()
     for layer in model.model.language_model.layers:
         layer.mlp = nn.Identity()
-    with pytest.raises(FamilyError, match="no feed-forward block found"):
+    with pytest.raises(FamilyError, match="no feed-forward block found in LlavaForConditionalGeneration") as caught:
         find_ffn_blocks(model)
+    assert (
+        "looked at model.language_model.layers: model.language_model.layers.0 (LlamaDecoderLayer)" in caught.value.why
+    )
+    assert "self_attn (LlamaAttention), mlp (Identity)" in caught.value.why
+    assert "nearest by name: model.vision_tower.encoder.layers.0.mlp" in caught.value.fix
 
 
 def test_attention_is_not_a_feed_forward_block():

@@ -9,7 +9,7 @@ from lynx_moe.ops.penalties import PENALTIES
 from lynx_moe.training.settings import AdapterSettings, ModelSettings, ObjectiveSettings, Settings, describe
 
 NOT_SETTINGS = {"retention_kl", "auto_mapping", "peft_version", "peft_type", "task_type", "inference_mode"}
-NOT_SETTINGS |= {"base_model_name_or_path", "revision", "dialect"}  # the dialect is a setting of the model
+NOT_SETTINGS |= {"base_model_name_or_path", "revision", "base", "dialect"}  # the dialect is a setting of the model
 
 
 def own_fields() -> dict:
