@@ -1,4 +1,4 @@
-"""The command line: `lynx-moe quickstart | evaluate | export | verify | families`, each with `--json FILE`.
+"""The command line: `lynx-moe quickstart | evaluate | export | verify | families | bench`, each with `--json FILE`.
 
 Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
@@ -81,7 +81,32 @@ def build_parser() -> argparse.ArgumentParser:
     found.add_argument("path", nargs="?", help="a folder, a Hub name, or pkg://package/folder; none: every family")
     found.add_argument("--layers", default="every_other", help="every_other, all, upper_half, or numbers: 0,2,5")
     found.add_argument("--markdown", metavar="FILE", help="without a path: write the table of every family there")
+
+    bench = commands.add_parser("bench", help="how fast we are here, beside what", description=BENCH)
+    commands = bench.add_subparsers(required=True, metavar="WHAT")
+    block = add(
+        "block", run_bench_block, "new experts against a dense FFN of the same FLOPs, and transformers' experts"
+    )
+    block.add_argument("--tokens", type=at_least_one, nargs="+", default=[1, 64, 1024, 4096], help="%(default)s")
+    block.add_argument("--experts", type=at_least_one, nargs="+", default=[2, 4, 8], help="default %(default)s")
+    types = ("float32", "bfloat16", "float16")
+    block.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=types, help="%(default)s")
+    block.add_argument("--width", type=at_least_one, default=1024, help="the model's width (default %(default)s)")
+    block.add_argument("--ffn-width", type=at_least_one, default=2816, help="of all experts together (%(default)s)")
+    step = add("step", run_bench_step, "a whole training step against PEFT's LoRA with as many parameters")
+    step.add_argument("path", nargs="?", default="pkg://lynx_moe.pocket/weights", help="a base VLM (%(default)s)")
+    step.add_argument("--layers", nargs="+", default=["every_other", "upper_half"], help="default %(default)s")
+    step.add_argument("--rows", type=at_least_one, default=8, help="rows of a batch (default %(default)s)")
+    precisions = ("auto", "bf16", "fp32")
+    step.add_argument("--precision", default="auto", choices=precisions, help="as in training (default %(default)s)")
+    for command, repeats, seconds in ((block, 5, 1.0), (step, 20, 30.0)):
+        command.add_argument("--repeats", type=at_least_one, default=repeats, help="rounds at least (%(default)s)")
+        command.add_argument("--seconds", type=float, default=seconds, help="go on for so long per case (%(default)s)")
+        command.add_argument("--threads", type=at_least_one, help="CPU threads (default: torch's own choice)")
     return parser
+
+
+BENCH = "All are timed in turn in one process, so a busy machine slows all alike; a ratio is the median of all rounds' own."
 
 
 def loading_arguments(command: argparse.ArgumentParser) -> None:
@@ -189,6 +214,20 @@ def run_every_family(page: str | None) -> dict:
     else:
         print(markdown(rows))
     return {"ok": not any(row.ours for row in rows), "families": as_json(rows)}
+
+
+def run_bench_block(given: argparse.Namespace) -> dict:
+    from lynx_moe.bench import bench_block
+
+    names = ("tokens", "experts", "dtypes", "width", "ffn_width", "repeats", "seconds", "threads")
+    return bench_block(**{name: getattr(given, name) for name in names})
+
+
+def run_bench_step(given: argparse.Namespace) -> dict:
+    from lynx_moe.bench import bench_step
+
+    names = ("layers", "rows", "precision", "repeats", "seconds", "threads")
+    return bench_step(given.path, **{name: getattr(given, name) for name in names})
 
 
 def quieten() -> None:

@@ -1,17 +1,25 @@
 """What the new experts compute: gated FFNs with stacked weights, no capacity, no dropped token.
 
-T tokens, D width, E experts, K experts per token, F expert width, R = T*K rows.
+Four paths that compute the same; `choose_path` says which is taken where and why.
+
+T tokens, D width, E experts, K experts per token, F expert width, P rows (one per token and expert, or more).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lynx_moe.errors import ConfigError
+from lynx_moe.ops.rows import Rows, from_rows, shared_rows, sorted_rows, to_rows
+
 Activation = Callable[[Tensor], Tensor]
+PATHS = ("shared", "loop", "padded", "grouped")
 
 
 def expert_ffn(
@@ -22,7 +30,7 @@ def expert_ffn(
     down_EDF: Tensor,
     *,
     activation: Activation = F.silu,
-    backend: str = "auto",
+    path: str = "auto",
 ) -> Tensor:
     """Each token's weighted sum over its experts of `down(activation(gate(x)) * up(x))`, `(T, D)` in x's dtype.
 
@@ -30,55 +38,99 @@ def expert_ffn(
     in the graph, also one that received no token: its gradient is zero, never missing.
 
     Args:
+        experts_TK: ids, no two of a token equal.
         gate_up_EFD: `(E, 2F, D)`, the gate's rows first.
         down_EDF: `(E, D, F)`.
-        backend: "eager" loops over experts, "grouped" is one grouped matmul, "auto" takes grouped where it is fast.
+        path: one of `PATHS`, or "auto" for what `choose_path` finds fastest.
     """
     num_experts, top_k = gate_up_EFD.shape[0], experts_TK.shape[-1]
-    expert_R = experts_TK.reshape(-1)
-    # Stable: rows of one expert stay in token order, so results do not depend on how a sort breaks ties.
-    order_R = expert_R.argsort(stable=True)
-    x_RD = x_TD[order_R // top_k]
-    counts_E = torch.bincount(expert_R, minlength=num_experts)
-
-    # Cast here, not in the caller: the stored weights may be float32 masters under a bfloat16 base, and grouped
-    # matmul does not know autocast.
-    gate_up_EFD, down_EDF = gate_up_EFD.to(x_TD.dtype), down_EDF.to(x_TD.dtype)
-    if backend == "grouped" or (backend == "auto" and _grouped_is_fast(x_RD, gate_up_EFD, down_EDF)):
-        y_RD = _grouped(x_RD, counts_E, gate_up_EFD, down_EDF, activation)
+    if path == "auto":
+        wide = (gate_up_EFD.shape[-1], down_EDF.shape[-1])
+        path = choose_path(x_TD.device, x_TD.dtype, num_experts=num_experts, top_k=top_k, widths=wide)
+    if path == "shared":
+        rows = shared_rows(experts_TK)
+    elif path in PATHS:
+        rows = sorted_rows(experts_TK, num_experts, padded=path == "padded", on_host=path != "grouped")
     else:
-        y_RD = _eager(x_RD, counts_E, gate_up_EFD, down_EDF, activation)
-
-    back_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
-    y_TKD = y_RD[back_R].view(-1, top_k, y_RD.shape[-1])
-    # The weighted sum runs in float32 (the weights are) and in the fixed order of k: no atomic adds, so repeatable.
-    return (y_TKD * weights_TK[..., None]).sum(dim=1).to(x_TD.dtype)
+        raise ConfigError(f"path {path!r}", why="there is none of that name", fix=f"one of auto, {', '.join(PATHS)}")
+    linear = _grouped if path == "grouped" else _ExpertLinear.apply
+    gate_PF, up_PF = linear(to_rows(x_TD, rows), gate_up_EFD, rows, True).chunk(2, dim=-1)
+    return from_rows(linear(activation(gate_PF) * up_PF, down_EDF, rows, False), weights_TK, rows)
 
 
-def _eager(x_RD: Tensor, counts_E: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, activation: Activation) -> Tensor:
-    outputs = []
-    # unbind, not indexing: its backward is one stack, where indexing would add E full-size mostly-zero gradients.
-    for x_rD, gate_up_FD, down_DF in zip(
-        x_RD.split(counts_E.tolist()), gate_up_EFD.unbind(), down_EDF.unbind(), strict=True
+@cache
+def choose_path(
+    device: torch.device, dtype: torch.dtype, *, num_experts: int, top_k: int, widths: tuple[int, ...]
+) -> str:
+    """The fastest of `PATHS` for these experts; `docs/performance.md` has the measurements, all of them on CPUs.
+
+    - "shared": top_k = num_experts. Every expert reads all tokens, so nothing is sorted or copied.
+    - "grouped": one grouped matmul for all experts, on CUDA from Ampere on in bfloat16 with rows that are multiples of
+      16 bytes: its kernel needs that, and unlike the loop it does not wait for the device to count the rows.
+    - "padded": a loop over the experts with tokens whose row counts are rounded up to few sizes. On a CPU in 16 bits,
+      where oneDNN compiles a kernel for every new shape and routing makes new shapes at every step.
+    - "loop": the same without rounding, anywhere else.
+
+    Args:
+        widths: what the experts' matmuls read, D and F.
+    """
+    if top_k == num_experts:
+        return "shared"
+    if (
+        device.type == "cuda"
+        and dtype == torch.bfloat16
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and all(width % 8 == 0 for width in widths)
     ):
-        gate_rF, up_rF = F.linear(x_rD, gate_up_FD).chunk(2, dim=-1)
-        outputs.append(F.linear(activation(gate_rF) * up_rF, down_DF))
-    return torch.cat(outputs)
+        return "grouped"
+    return "padded" if device.type == "cpu" and dtype.itemsize == 2 else "loop"
 
 
-def _grouped(x_RD: Tensor, counts_E: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor, activation: Activation) -> Tensor:
-    ends_E = counts_E.cumsum(0).to(torch.int32)
-    gate_RF, up_RF = F.grouped_mm(x_RD, gate_up_EFD.transpose(1, 2), offs=ends_E).chunk(2, dim=-1)
-    return F.grouped_mm(activation(gate_RF) * up_RF, down_EDF.transpose(1, 2), offs=ends_E)
+def _grouped(x_PI: Tensor, weight_EOI: Tensor, rows: Rows, first: bool) -> Tensor:
+    # Grouped matmul knows neither autocast nor float32 masters.
+    return F.grouped_mm(x_PI, weight_EOI.to(x_PI.dtype).transpose(1, 2), offs=rows.ends_E)
 
 
-def _grouped_is_fast(x_RD: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor) -> bool:
-    """On CUDA from Ampere on, in bfloat16, with rows that are multiples of 16 bytes; elsewhere the loop wins."""
-    return (
-        x_RD.is_cuda
-        and x_RD.dtype == torch.bfloat16
-        and hasattr(F, "grouped_mm")
-        and torch.cuda.get_device_capability(x_RD.device) >= (8, 0)
-        and gate_up_EFD.shape[-1] % 8 == 0
-        and down_EDF.shape[-1] % 8 == 0
-    )
+class _ExpertLinear(torch.autograd.Function):
+    """`(P, O)`: each expert's linear map of its own rows, written in place: no list of outputs is joined.
+
+    Weights are cast to x's dtype (they may be float32 masters) expert by expert, and only where there are rows.
+    """
+
+    @staticmethod
+    def forward(ctx, x_PI: Tensor, weight_EOI: Tensor, rows: Rows, first: bool) -> Tensor:
+        reads = rows.reads if first else rows.writes
+        y_PO = x_PI.new_empty(rows.writes[-1][1], weight_EOI.shape[1])
+        for weight_OI, (start, end), (to, until) in zip(weight_EOI, reads, rows.writes, strict=True):
+            if start < end:
+                torch.mm(x_PI[start:end], weight_OI.to(x_PI.dtype).T, out=y_PO[to:until])
+        ctx.save_for_backward(x_PI, weight_EOI)
+        ctx.spans = tuple(zip(reads, rows.writes, strict=True))
+        return y_PO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_PO: Tensor):
+        x_PI, weight_EOI = ctx.saved_tensors
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        grad_PI = torch.empty_like(x_PI) if needs_x else None
+        grad_EOI = torch.empty_like(weight_EOI) if needs_weight else None
+        written = 0
+        for expert, ((start, end), (to, until)) in enumerate(ctx.spans):
+            if start == end:
+                if needs_weight:
+                    grad_EOI[expert].zero_()
+                continue
+            grad_pO = grad_PO[to:until]
+            if needs_x:
+                weight_OI = weight_EOI[expert].to(x_PI.dtype)
+                if start < written:  # another expert read the same tokens
+                    torch.addmm(grad_PI[start:end], grad_pO, weight_OI, out=grad_PI[start:end])
+                else:
+                    torch.mm(grad_pO, weight_OI, out=grad_PI[start:end])
+                written = end
+            if needs_weight and grad_EOI.dtype == x_PI.dtype:
+                torch.mm(grad_pO.T, x_PI[start:end], out=grad_EOI[expert])
+            elif needs_weight:
+                grad_EOI[expert] = grad_pO.T @ x_PI[start:end]
+        return grad_PI, grad_EOI, None, None

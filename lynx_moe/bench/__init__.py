@@ -1,0 +1,6 @@
+"""How fast we are beside something named, measured on the user's own machine: `lynx-moe bench`."""
+
+from lynx_moe.bench.block import bench_block
+from lynx_moe.bench.step import bench_step
+
+__all__ = ["bench_block", "bench_step"]
