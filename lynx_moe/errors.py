@@ -63,6 +63,10 @@ class CheckpointError(LynxError, RuntimeError):
     """A checkpoint, or an adapter's state, cannot be used as asked."""
 
 
+class NotFiniteError(CheckpointError, ValueError):
+    """An adapter's weights hold NaN or infinity."""
+
+
 class OutputExistsError(LynxError, FileExistsError):
     """An output folder already holds a finished result."""
 

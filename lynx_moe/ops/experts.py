@@ -39,7 +39,9 @@ def expert_ffn(
     # Stable: rows of one expert stay in token order, so results do not depend on how a sort breaks ties.
     order_R = expert_R.argsort(stable=True)
     x_RD = x_TD[order_R // top_k]
-    counts_E = torch.bincount(expert_R, minlength=num_experts)
+    # Not bincount: its output's length depends on the data, which breaks compiled graphs and waits for the device.
+    counts_E = torch.zeros(num_experts, dtype=torch.int64, device=expert_R.device)
+    counts_E.scatter_add_(0, expert_R, torch.ones_like(expert_R))
 
     # Cast here, not in the caller: the stored weights may be float32 masters under a bfloat16 base, and grouped
     # matmul does not know autocast.
