@@ -67,6 +67,10 @@ class DivergedError(LynxError, FloatingPointError):
     """Numbers of a training are not finite any more."""
 
 
+class NotFiniteError(CheckpointError, ValueError):
+    """An adapter's weights hold NaN or infinity."""
+
+
 class OutputExistsError(LynxError, FileExistsError):
     """An output folder already holds a finished result."""
 

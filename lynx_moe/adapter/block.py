@@ -42,6 +42,11 @@ class LynxLayer(GatedLayer):
         """From now on the new experts read what `first`, the FFN's first linear map, is given."""
         self._first = first.register_forward_pre_hook(self._see)
 
+    @property
+    def reads_elsewhere(self) -> bool:
+        """Whether the wrapped module is only the last linear map of an FFN that is spread over its layer."""
+        return self._first is not None
+
     def let_go(self) -> None:
         """Undo `read_from`."""
         if self._first is not None:
@@ -71,7 +76,8 @@ class LynxLayer(GatedLayer):
         if turn.learning and costs:
             y = attach(y, sum(branch.cost_weights[name] * cost for name, cost in costs.items()), self.runtime)
         if self.runtime.recorder is not None:
-            key = self.name if len(self.active_adapters) == 1 else f"{self.name}@{adapter_name}"
+            alone = len(self.runtime.speaking(self.active_adapters)) == 1
+            key = self.name if alone else f"{self.name}@{adapter_name}"
             self.runtime.recorder(key, out, turn.open_B, costs)
         return y
 

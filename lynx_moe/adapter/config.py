@@ -112,6 +112,13 @@ class LynxConfig(PeftConfig):
     exclude_modules: str | list[str] | None = field(
         default=None, metadata={"help": "Blocks to leave out, matched in the same way."}
     )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Whole modules of the base to train a copy of, as in PEFT. A copy knows no prompt gate, so this "
+            "goes with prompt_gate='on' only; disable_adapter() still gives the base bit for bit."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -159,6 +166,12 @@ class LynxConfig(PeftConfig):
                 "sparsity_penalty='hoyer' with mix='convex'",
                 why="a block has one alpha, and the Hoyer measure of one number is constant: the penalty has no effect",
                 fix="use sparsity_penalty='l1' or 'entropy', or gate_sparsity=0.0",
+            )
+        if self.modules_to_save and self.prompt_gate != "on":
+            raise ConfigError(
+                f"modules_to_save={self.modules_to_save!r} with prompt_gate={self.prompt_gate!r}",
+                why="a retrained module speaks whatever the prompt gate decides: a shut prompt would not be the base's",
+                fix="use prompt_gate='on', or leave modules_to_save out",
             )
         if isinstance(self.target_modules, set | tuple):
             self.target_modules = sorted(self.target_modules)

@@ -47,6 +47,14 @@ class Rows:
             return OPEN if value else SHUT
         return Rows(value, bool(value.all()), bool(value.any()))
 
+    def among(self, own_B: Tensor) -> Rows:
+        """Open only where `own_B` is true as well."""
+        return (
+            Rows.of(own_B if self.open_B is None else own_B.to(self.open_B.device) & self.open_B)
+            if self.any_open
+            else SHUT
+        )
+
 
 OPEN = Rows(None, True, True)
 SHUT = Rows(None, False, False)
@@ -59,6 +67,7 @@ class Runtime:
     layers: list[LynxLayer] = field(default_factory=list)
     modes: dict[str, str] = field(default_factory=dict)  # adapter name -> "on" | "off" | "auto"
     forced: bool | Tensor | None = None
+    assigned: dict[str, Tensor] | None = None  # adapter name -> its rows of a batch that mixes adapters
     rows: dict[str, Rows] = field(default_factory=dict)  # of the current (or, for backward, the last) forward
     valid_BL: Tensor | None = None  # tokens that are no padding, for the penalties
     aux_scale: float = 1.0
@@ -75,6 +84,10 @@ class Runtime:
         if self.forced is not None:
             return Rows.of(self.forced)
         return SHUT if self.modes.get(adapter) == "off" else OPEN
+
+    def speaking(self, active: list[str]) -> list[str]:
+        """Which adapters take part in this forward, in order: the active ones, unless rows were dealt out by name."""
+        return list(active if self.assigned is None else self.assigned)
 
     def warn_once(self, message: str) -> None:
         if message not in self.warned:
@@ -128,8 +141,8 @@ class GateHooks:
         if runtime.forced is None:
             refuse_conflicting_gates(runtime)
         runtime.rows = {
-            adapter: self._rows(model, adapter, input_ids, mask, kwargs, batch)
-            for adapter in runtime.layers[0].active_adapters
+            adapter: self._own(adapter, self._rows(model, adapter, input_ids, mask, kwargs, batch), batch)
+            for adapter in runtime.speaking(runtime.layers[0].active_adapters)
             if adapter in runtime.modes
         }
 
@@ -145,6 +158,21 @@ class GateHooks:
             _keep(cache, runtime.rows)
         if not torch.is_grad_enabled():
             runtime.rows, runtime.valid_BL = rows, valid_BL
+
+    def _own(self, adapter: str, rows: Rows, batch: int | None) -> Rows:
+        """`rows` without those that were given to other adapters by name."""
+        if self.runtime.assigned is None:
+            return rows
+        own_B = self.runtime.assigned[adapter]
+        if batch is not None and batch % len(own_B):
+            raise ConfigError(
+                f"Length of `adapter_names` should be the same as the number of inputs, but got {len(own_B)} and "
+                f"{batch} respectively.",
+                why="each row of the batch is answered by the adapter of that name",
+                fix="pass one name per row, '__base__' for the base itself",
+            )
+        # Beams and several continuations of one prompt stand next to each other.
+        return rows.among(own_B.repeat_interleave((batch or len(own_B)) // len(own_B)))
 
     def _rows(self, model, adapter: str, input_ids, mask, kwargs: dict, batch: int | None) -> Rows:
         runtime = self.runtime

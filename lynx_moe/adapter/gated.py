@@ -66,7 +66,7 @@ class GatedLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters:
             return result
         f = result[0] if isinstance(result, tuple) else result
-        for adapter_name in self.active_adapters:
+        for adapter_name in self.runtime.speaking(self.active_adapters):
             if adapter_name in self.adapters:
                 f = self._speak(adapter_name, x, f)
         return (f, *result[1:]) if isinstance(result, tuple) else f
@@ -74,7 +74,7 @@ class GatedLayer(nn.Module, BaseTunerLayer):
     def _speak(self, adapter_name: str, x: Tensor, f: Tensor) -> Tensor:
         rows = self.runtime.rows_of(adapter_name)
         learning = self.training and torch.is_grad_enabled()
-        if not rows.any_open and not learning:
+        if not rows.any_open and not learning and not _is_partitioned(self.adapters[adapter_name]):
             return f
         # While learning the new weights run even if every row is shut: each trainable tensor gets a gradient (zero
         # here) on every step and on every rank, which sharded training waits for.
@@ -106,10 +106,18 @@ class GatedLayer(nn.Module, BaseTunerLayer):
         )
 
 
+def _is_partitioned(module: nn.Module) -> bool:
+    """Whether DeepSpeed ZeRO-3 holds the weights: then all ranks gather them together, or wait for each other forever.
+
+    A rank whose rows are all shut therefore runs its new weights as well, and throws the result away.
+    """
+    return any(hasattr(p, "ds_id") for p in module.parameters())
+
+
 def cannot_merge() -> ExportError:
     return ExportError(
-        "new experts cannot be merged into the base's weights",
-        why="they are chosen per token by a router, so no single FFN equals frozen and new experts together",
-        fix="use lynx_moe.export.export(model, processor, folder) for a checkpoint that loads without this library, "
-        "or unload() for the base as it was",
+        "new experts are never merged into the base's weights in place",
+        why="the base's weights do not change: what can be folded goes into wider modules beside them",
+        fix="call merge_and_unload(), which folds where that is exact and says why where it is not, or use "
+        "lynx_moe.export.export(model, processor, folder)",
     )

@@ -6,16 +6,20 @@ import copy
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
-from torch import nn
+from torch import Tensor, nn
 
 from lynx_moe.adapter.base_identity import identify, refuse_another_base
 from lynx_moe.adapter.block import LynxLayer
 from lynx_moe.adapter.config import LynxConfig
 from lynx_moe.adapter.gate_context import Runtime, runtime_of
 from lynx_moe.adapter.gated import GatedLayer, cannot_merge
+from lynx_moe.adapter.merging import fold, put_in_place
 from lynx_moe.adapter.projection import LynxProjection
 from lynx_moe.adapter.prompt_gate import PromptGateHead
 from lynx_moe.adapter.quantised import (
@@ -55,6 +59,9 @@ class LynxModel(BaseTuner):
         if peft_config.attention_rank:
             self._projections.update(_wanted_projections(self.model, peft_config, blocks))
             resolved.target_modules = resolved.target_modules + sorted(self._projections)
+        named = peft_config.target_modules
+        if isinstance(named, list) and set(named) == set(resolved.target_modules):
+            return peft_config  # it names its modules already: nothing of the caller's has to change
         for name, config in self.peft_config.items():
             if config is peft_config:
                 self.peft_config[name] = resolved
@@ -73,7 +80,8 @@ class LynxModel(BaseTuner):
     ) -> None:
         runtime = self._runtime()
         name = re.sub(r"^(base_model\.model\.)+", "", current_key)
-        is_projection, block = name in self._projections, self._blocks.get(name)
+        # By its place in this very model: below another PEFT model, the base's own name is only the end of it.
+        is_projection, block = current_key in self._projections, self._blocks.get(current_key)
         if block is not None:
             frozen = block.frozen(self.model)
         else:
@@ -133,17 +141,62 @@ class LynxModel(BaseTuner):
         # Called when unloading. PEFT's own version looks for one weight to copy a device from; an FFN has several.
         setattr(parent, child_name, new_module)
 
-    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:
-        if merge:
-            raise cannot_merge()
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        names = self.active_adapters if adapter_names is None else adapter_names
+        folded = fold(self.model, names, check_finite=safe_merge) if merge else {}
         runtime = self._runtime()
         runtime.remove()
         for layer in runtime.layers:
             layer.let_go()
-        return super()._unload_and_optionally_merge(merge=False, **kwargs)
+        base = super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
+        put_in_place(base, folded)
+        return base
 
     def merge_adapter(self, *args: Any, **kwargs: Any) -> None:
         raise cannot_merge()
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        raise ConfigError(
+            "adapters cannot be added up into a new one",
+            why="each has a router of its own, and a weighted sum of two routers sends tokens to experts of neither",
+            fix="let several speak at once: model.base_model.set_adapter([first, second])",
+        )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT's way to hand over `adapter_names`: inside, each row is answered by the adapter of that name."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        runtime = self._runtime()
+        before, runtime.assigned = runtime.assigned, self._assigned(names)
+        try:
+            yield
+        finally:
+            runtime.assigned = before
+
+    def _assigned(self, names: list[str]) -> dict[str, Tensor]:
+        unknown = sorted(set(names) - set(self.peft_config) - {"__base__"})
+        if unknown:
+            raise ConfigError(
+                f"adapter_names holds {unknown}, which is no adapter of this model",
+                why=f"adapters are {', '.join(self.peft_config)}, and '__base__' is the base itself",
+                fix=f"nearest: {nearest(unknown[0], self.peft_config)}",
+            )
+        if self.training:
+            raise ConfigError(
+                "Cannot pass `adapter_names` when the model is in training mode.",
+                why="only active adapters are trained, whatever the rows say",
+                fix="call model.eval(), or train one adapter after the other",
+            )
+        return {a: torch.tensor([n == a for n in names]) for a in dict.fromkeys(names) if a != "__base__"}
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)

@@ -18,6 +18,16 @@ from lynx_moe.errors import ConfigError
 _NOT_TEXT = ("image", "video", "audio", "vision", "pad")
 
 
+class Float32Linear(nn.Linear):
+    """A linear map in float32 whatever its weights were cast to.
+
+    Called as a module and never by its weights from outside: sharded training gathers a weight when its module runs.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.float(), self.weight.float(), self.bias.float())
+
+
 class PromptGateHead(nn.Module):
     """A logit per prompt, above 0 for grounding: `out(silu(hidden(mean embedding)))`, in float32.
 
@@ -30,8 +40,9 @@ class PromptGateHead(nn.Module):
 
     def __init__(self, width: int, hidden: int = 32, device: torch.device | str = "cpu"):
         super().__init__()
-        self.hidden = nn.Linear(width, hidden, device=device)
-        self.out = nn.Linear(hidden, 1, device=device)
+        # float32 also when the whole model was cast down: the sign near 0 decides.
+        self.hidden = Float32Linear(width, hidden, device=device)
+        self.out = Float32Linear(hidden, 1, device=device)
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool, device=device))
         self.requires_grad_(False)
 
@@ -42,9 +53,7 @@ class PromptGateHead(nn.Module):
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
         """Logits `(B,)`."""
-        # float32 also when the whole model was cast down: the sign near 0 decides.
-        h_BF = F.silu(F.linear(pooled_BD.float(), self.hidden.weight.float(), self.hidden.bias.float()))
-        return F.linear(h_BF, self.out.weight.float(), self.out.bias.float())[:, 0]
+        return self.out(F.silu(self.hidden(pooled_BD)))[:, 0]
 
 
 def prompt_mask(

@@ -170,6 +170,12 @@ def read(peft_model) -> Adapted:
             why="only LynX adapters are exported here",
             fix="activate the LynX adapter with model.set_adapter(name)",
         )
+    if config.modules_to_save:
+        raise ExportError(
+            f"the adapter {name!r} also retrained {config.modules_to_save}",
+            why="an export holds the base's own modules beside the new experts, not retrained copies of them",
+            fix="train without modules_to_save, or ship the adapter as PEFT saves it",
+        )
     blocks = {path: layer for path, layer in blocks.items() if name in layer.lynx_branch}
     projections = {path: p for path, p in lynx_projections(peft_model).items() if name in p.lynx_delta}
     gate = config.prompt_gate

@@ -58,7 +58,9 @@ def sorted_rows(experts_TK: Tensor, num_experts: int, *, padded: bool = False, o
     # Stable: results do not depend on how a sort breaks ties.
     order_R = expert_R.argsort(stable=True)
     place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
-    counts_E = torch.bincount(expert_R, minlength=num_experts)
+    # Not bincount: its output's length depends on the data, which breaks compiled graphs and waits for the device.
+    counts_E = torch.zeros(num_experts, dtype=torch.int64, device=expert_R.device)
+    counts_E.scatter_add_(0, expert_R, torch.ones_like(expert_R))
     if not on_host:
         ends_E = counts_E.cumsum(0).to(torch.int32)
         return Rows(order_R // top_k, place_R.view(tokens, top_k), None, None, ends_E)
