@@ -42,7 +42,7 @@ def test_every_package_that_the_code_imports_is_declared():
 
 
 def test_every_package_that_the_tests_import_is_in_dev():
-    assert distributions("tests") - {"setuptools"} <= set(declared("train", "dev"))
+    assert distributions("tests") - {"setuptools"} <= set(declared("train", "quant", "dev"))
 
 
 @pytest.mark.parametrize("name", sorted(declared("train", "dev")))
