@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -10,8 +11,8 @@ from torch import nn
 from lynx_moe.errors import CheckpointError
 
 
-def load_adapter(base: nn.Module, folder: str | Path) -> PeftModel:
-    """`base` with the adapter that was saved in `folder`, in eval mode.
+def load_adapter(base: nn.Module, folder: str | Path, *, is_trainable: bool = False, **kwargs: Any) -> PeftModel:
+    """`base` with the adapter that was saved in `folder`, in eval mode unless it is to be trained on.
 
     Raises:
         CheckpointError: there is no adapter in `folder`, or it was trained on a base of another family or shape.
@@ -24,7 +25,7 @@ def load_adapter(base: nn.Module, folder: str | Path) -> PeftModel:
             fix="give the adapter/ folder of a finished run",
         )
     try:
-        return PeftModel.from_pretrained(base, str(folder)).eval()
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=is_trainable, **kwargs)
     except CheckpointError:
         raise
     except (RuntimeError, ValueError, OSError) as problem:
@@ -33,3 +34,4 @@ def load_adapter(base: nn.Module, folder: str | Path) -> PeftModel:
             why="an adapter only fits the base that it was trained on",
             fix="load the base that its run.json or adapter_config.json names",
         ) from problem
+    return model if is_trainable else model.eval()

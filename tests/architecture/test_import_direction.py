@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "evaluation": BASE | {"grounding", "families", "data"},
     "objectives": BASE | {"ops", "grounding", "families", "adapter", "data"},
     "export": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation"},
+    "integrations": BASE | {"adapter"},
     # Nobody imports the pocket base: it is reached as pkg://lynx_moe.pocket/weights, like a base in any other package.
     "pocket": BASE | {"grounding", "families", "data", "evaluation"},
     "training": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives"},
