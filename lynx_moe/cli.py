@@ -106,7 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-BENCH = "All are timed in turn in one process, so a busy machine slows all alike; a ratio is the median of all rounds' own."
+BENCH = (
+    "All are timed in turn in one process: a busy machine slows all alike. A ratio is the median of all rounds' own."
+)
 
 
 def loading_arguments(command: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lynx_moe.adapter.base_identity import identify, refuse_another_base
 from lynx_moe.adapter.block import LynxLayer
+from lynx_moe.adapter.branch import Branch
 from lynx_moe.adapter.config import LynxConfig
 from lynx_moe.adapter.gate_context import Runtime, runtime_of
 from lynx_moe.adapter.gated import GatedLayer, cannot_merge
@@ -33,6 +34,7 @@ from lynx_moe.adapter.start import build_branch, build_delta
 from lynx_moe.errors import ConfigError, FamilyError, nearest
 from lynx_moe.families.attention import attention_projections
 from lynx_moe.families.find import FfnBlock, find_decoder_layers, select_layers
+from lynx_moe.ops.experts import choose_path
 
 
 class LynxModel(BaseTuner):
@@ -287,5 +289,17 @@ def summary(model: nn.Module, config: LynxConfig, adapter_name: str) -> str:
         f"LynX adapter {adapter_name!r}: {len(layers)} blocks ({first} ... {last}), "
         f"{config.num_experts} experts x {'/'.join(map(str, widths))} wide, top-{config.top_k}, {config.mix}, "
         f"{f'rank {config.attention_rank} on {len(deltas)} attention projections, ' if deltas else ''}"
-        f"prompt gate {config.prompt_gate}; {trainable:,} new parameters ({100 * trainable / total:.1f}%)"
+        f"prompt gate {config.prompt_gate}; {trainable:,} new parameters ({100 * trainable / total:.1f}%); "
+        f"experts computed {_paths(branches[0])}"
     )
+
+
+def _paths(branch: Branch) -> str:
+    """By which path, in each number type that may be computed in, for a token alone and for many."""
+    num_experts, width, hidden = branch.down_EDF.shape
+    shape = {"num_experts": num_experts, "top_k": branch.top_k, "widths": (width, hidden)}
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        paths = [choose_path(branch.down_EDF.device, dtype, rows=t * branch.top_k, **shape) for t in (1, 4096)]
+        found[str(dtype).removeprefix("torch.")] = " or ".join(dict.fromkeys(paths))
+    return ", ".join(f"{path} in {dtype}" for dtype, path in found.items())

@@ -17,7 +17,6 @@ from lynx_moe.errors import ConfigError
 from lynx_moe.ops.experts import choose_path
 
 PASSES = ("forward", "forward+backward")
-INPUTS = 8  # different inputs, taken in turn, so that routing changes from round to round
 # batched_mm copies an expert's weights for every row; beyond this many bytes it is left out, and the report says so.
 LARGEST_COPY = 2 << 30
 
@@ -72,13 +71,16 @@ def _measure(
     branch: Branch, dense: DenseFFN, case: dict, left_out: list[dict], repeats: int, seconds: float
 ) -> list[dict]:
     ways = _ways(branch, dense, left_out, case)
-    inputs = [_inputs(case["tokens"], branch.router_ED) for _ in range(INPUTS)]
     trained = [*branch.parameters(), *dense.parameters()]
+
     rows = []
     for name in PASSES:
         run = _forward if name == "forward" else _forward_backward
         timed = in_turn(
-            {path: run(way, inputs, trained) for path, way in ways.items()}, repeats=repeats, seconds=seconds
+            {path: run(way, trained) for path, way in ways.items()},
+            lambda: _inputs(case["tokens"], branch.router_ED),
+            repeats=repeats,
+            seconds=seconds,
         )
         for path, found in compare(timed, to="dense").items():
             rows.append({**case, "pass": name, "path": path, "ratio_to_dense": found.pop("ratio"), **found})
@@ -109,7 +111,8 @@ def _branch(width: int, num_experts: int, expert_width: int, dtype: torch.dtype,
 def _ways(branch: Branch, dense: DenseFFN, left_out: list, case: dict) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     num_experts, width, hidden = branch.down_EDF.shape
     dtype, device = branch.down_EDF.dtype, branch.down_EDF.device
-    chosen = choose_path(device, dtype, num_experts=num_experts, top_k=branch.top_k, widths=(width, hidden))
+    shape = {"rows": case["tokens"] * branch.top_k, "num_experts": num_experts, "top_k": branch.top_k}
+    chosen = choose_path(device, dtype, **shape, widths=(width, hidden))
     ways = {"dense": lambda x_TD, f_TD: dense(x_TD), f"lynx:{chosen}": lambda x_TD, f_TD: branch(x_TD, f_TD).y_TD}
     for name in TRANSFORMERS:
         copied = case["tokens"] * branch.top_k * 3 * width * hidden * dtype.itemsize
@@ -127,19 +130,18 @@ def _inputs(tokens: int, router_ED: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x_TD.requires_grad_(), f_TD, grad_TD
 
 
-def _forward(way: Callable, inputs: list, trained: list) -> Callable[[int], None]:
-    def run(number: int) -> None:
-        x_TD, f_TD, _ = inputs[number % INPUTS]
+def _forward(way: Callable, trained: list) -> Callable:
+    def run(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
         with torch.no_grad():
-            way(x_TD, f_TD)
+            way(*inputs[:2])
 
     return run
 
 
-def _forward_backward(way: Callable, inputs: list, trained: list) -> Callable[[int], None]:
-    def run(number: int) -> None:
-        x_TD, f_TD, grad_TD = inputs[number % INPUTS]
-        for leaf in (x_TD, *trained):  # as optimisers do: what comes next is written, not added
+def _forward_backward(way: Callable, trained: list) -> Callable:
+    def run(inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        x_TD, f_TD, grad_TD = inputs
+        for leaf in (x_TD, *trained):  # as optimisers leave it: what comes next is written, not added
             leaf.grad = None
         way(x_TD, f_TD).backward(grad_TD)
 

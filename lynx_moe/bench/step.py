@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -53,8 +55,11 @@ def _measure(path: str, layers: Sequence[str], rows: int, repeats: int, seconds:
         lora, rank = _lora(path, _trainable(lynx))
         device = next(lynx.parameters()).device
         batches = [_batch(processor, rows, number, device) for number in range(BATCHES)]
-        ways = {"lora": _step(lora, batches, precision), "lynx": _step(lynx, batches, precision)}
-        timed = compare(in_turn(ways, repeats=repeats, seconds=seconds, most=10 * repeats), to="lora")
+        ways = {"lora": _step(lora, precision), "lynx": _step(lynx, precision)}
+        timed = in_turn(
+            ways, partial(next, itertools.cycle(batches)), repeats=repeats, seconds=seconds, most=10 * repeats
+        )
+        timed = compare(timed, to="lora")
         ratio = timed["lynx"].pop("ratio")
         row = {"layers": choice, "blocks": len(lynx_layers(lynx)), "trainable": _trainable(lynx), "lora_rank": rank}
         row |= {"lora_trainable": _trainable(lora), "ratio_to_lora": ratio, **timed["lynx"]}
@@ -105,13 +110,12 @@ def _batch(processor, rows: int, number: int, device: torch.device) -> dict[str,
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def _step(model: nn.Module, batches: list[dict], precision: str) -> Callable[[int], None]:
+def _step(model: nn.Module, precision: str) -> Callable[[dict], None]:
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     gated = bool(lynx_layers(model))
     type_of = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-    def run(number: int) -> None:
-        batch = batches[number % BATCHES]
+    def run(batch: dict[str, Tensor]) -> None:
         cast = torch.autocast(batch["input_ids"].device.type, type_of.get(precision), enabled=precision in type_of)
         with set_gate(model, True) if gated else nullcontext(), cast:
             model(**batch).loss.backward()

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -13,12 +14,20 @@ from lynx_moe.training.memory import keep_freed_memory
 
 
 def in_turn(
-    ways: Mapping[str, Callable[[int], None]], *, repeats: int, seconds: float, warm_up: int = 2, most: int = 100
+    ways: Mapping[str, Callable],
+    prepare: Callable[[], Any],
+    *,
+    repeats: int,
+    seconds: float,
+    warm_up: int = 1,
+    most: int = 100,
 ) -> dict[str, list[float]]:
     """Seconds of each way in each round; every round runs all ways once, beginning with another one each time.
 
     Args:
-        ways: each is called with the number of the round, the same for all in one round.
+        ways: each is called with what `prepare` gave.
+        prepare: called before each round, outside the time; what it gives should differ from round
+            to round as in training, or a kernel compiled for one shape looks faster than it is.
         repeats: rounds at least.
         seconds: go on for about so long, and for `most` rounds at most.
         warm_up: rounds before the first that counts.
@@ -28,10 +37,10 @@ def in_turn(
     while number < warm_up + repeats or (number < warm_up + most and time.perf_counter() < until):
         if number == warm_up:
             until = time.perf_counter() + seconds
-        first = number % len(names)
+        first, given = number % len(names), prepare()
         for name in names[first:] + names[:first]:
             began = time.perf_counter()
-            ways[name](number)
+            ways[name](given)
             wait_for_device()
             if number >= warm_up:
                 taken[name].append(time.perf_counter() - began)

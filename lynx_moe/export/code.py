@@ -21,6 +21,7 @@ from lynx_moe.adapter.prompt_gate import prompt_mask
 from lynx_moe.errors import ExportError
 from lynx_moe.export.built import Built
 from lynx_moe.export.read import Adapted
+from lynx_moe.ops.experts import FEW_ROWS
 
 MODULE = "modelling_lynx"
 
@@ -81,6 +82,7 @@ def source(adapted: Adapted) -> str:
         version=lynx_moe.__version__,
         transformers_version=transformers.__version__,
         weights=mix.weights,
+        few_rows=FEW_ROWS,
         mix=indent(mix.mix, " " * 8),
         gate_parameters=indent(mix.gate_parameters, " " * 8) + "\n" if mix.gate_parameters else "",
     )

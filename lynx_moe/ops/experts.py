@@ -8,7 +8,6 @@ T tokens, D width, E experts, K experts per token, F expert width, P rows (one p
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -20,6 +19,10 @@ from lynx_moe.ops.rows import Rows, from_rows, shared_rows, sorted_rows, to_rows
 
 Activation = Callable[[Tensor], Tensor]
 PATHS = ("shared", "loop", "padded", "grouped")
+# Per expert on average. So few rows have few different counts, and compiling a kernel for each is soon over.
+FEW_ROWS = 64
+# Before 2.11 torch's CPU kernel refuses weights that are not aligned to 16 bytes, which memory-mapped ones need not be.
+GROUPED_ON_CPU = hasattr(F, "grouped_mm") and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
 
 
 def expert_ffn(
@@ -45,8 +48,8 @@ def expert_ffn(
     """
     num_experts, top_k = gate_up_EFD.shape[0], experts_TK.shape[-1]
     if path == "auto":
-        wide = (gate_up_EFD.shape[-1], down_EDF.shape[-1])
-        path = choose_path(x_TD.device, x_TD.dtype, num_experts=num_experts, top_k=top_k, widths=wide)
+        shape = {"rows": experts_TK.numel(), "num_experts": num_experts, "top_k": top_k}
+        path = choose_path(x_TD.device, x_TD.dtype, **shape, widths=(gate_up_EFD.shape[-1], down_EDF.shape[-1]))
     if path == "shared":
         rows = shared_rows(experts_TK)
     elif path in PATHS:
@@ -58,32 +61,33 @@ def expert_ffn(
     return from_rows(linear(activation(gate_PF) * up_PF, down_EDF, rows, False), weights_TK, rows)
 
 
-@cache
 def choose_path(
-    device: torch.device, dtype: torch.dtype, *, num_experts: int, top_k: int, widths: tuple[int, ...]
+    device: torch.device, dtype: torch.dtype, *, rows: int, num_experts: int, top_k: int, widths: tuple[int, ...]
 ) -> str:
     """The fastest of `PATHS` for these experts; `docs/performance.md` has the measurements, all of them on CPUs.
 
     - "shared": top_k = num_experts. Every expert reads all tokens, so nothing is sorted or copied.
-    - "grouped": one grouped matmul for all experts, on CUDA from Ampere on in bfloat16 with rows that are multiples of
-      16 bytes: its kernel needs that, and unlike the loop it does not wait for the device to count the rows.
-    - "padded": a loop over the experts with tokens whose row counts are rounded up to few sizes. On a CPU in 16 bits,
+    - "grouped": one grouped matmul for all experts. On CUDA from Ampere on in bfloat16 with rows that are multiples of
+      16 bytes: its kernel needs that, and unlike a loop it does not wait for the device to count the rows. On a CPU in
+      float32, and in 16 bits with few rows per expert.
+    - "padded": a loop over the experts that have tokens, their row counts rounded up to few sizes. On a CPU in 16 bits,
       where oneDNN compiles a kernel for every new shape and routing makes new shapes at every step.
     - "loop": the same without rounding, anywhere else.
 
     Args:
+        rows: tokens times top_k.
         widths: what the experts' matmuls read, D and F.
     """
     if top_k == num_experts:
         return "shared"
-    if (
-        device.type == "cuda"
-        and dtype == torch.bfloat16
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-        and all(width % 8 == 0 for width in widths)
-    ):
+    if device.type == "cpu":
+        if dtype.itemsize == 2 and rows > FEW_ROWS * num_experts:
+            return "padded"
+        return "grouped" if GROUPED_ON_CPU and dtype in (torch.float32, torch.bfloat16, torch.float16) else "loop"
+    on_cuda = device.type == "cuda" and dtype == torch.bfloat16 and hasattr(F, "grouped_mm")
+    if on_cuda and torch.cuda.get_device_capability(device) >= (8, 0) and all(width % 8 == 0 for width in widths):
         return "grouped"
-    return "padded" if device.type == "cpu" and dtype.itemsize == 2 else "loop"
+    return "loop"
 
 
 def _grouped(x_PI: Tensor, weight_EOI: Tensor, rows: Rows, first: bool) -> Tensor:
@@ -129,8 +133,13 @@ class _ExpertLinear(torch.autograd.Function):
                 else:
                     torch.mm(grad_pO, weight_OI, out=grad_PI[start:end])
                 written = end
-            if needs_weight and grad_EOI.dtype == x_PI.dtype:
-                torch.mm(grad_pO.T, x_PI[start:end], out=grad_EOI[expert])
-            elif needs_weight:
-                grad_EOI[expert] = grad_pO.T @ x_PI[start:end]
+            if needs_weight:
+                grad_Op = grad_pO.T
+                if grad_pO.device.type == "cpu" and grad_pO.dtype.itemsize == 2:
+                    # oneDNN takes twice as long for a transposed left side as for this copy and a straight one.
+                    grad_Op = grad_Op.contiguous()
+                if grad_EOI.dtype == x_PI.dtype:
+                    torch.mm(grad_Op, x_PI[start:end], out=grad_EOI[expert])
+                else:
+                    grad_EOI[expert] = grad_Op @ x_PI[start:end]
         return grad_PI, grad_EOI, None, None

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import sys
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 import lynx_moe.export.run as run
 from lynx_moe.adapter import fit_prompt_gate, set_gate
 from lynx_moe.export import code, export
+from lynx_moe.ops.experts import expert_ffn
 from lynx_moe.ops.mixes import MIXES
 from tests.adapter.speaking import KINDS, adapted
 from tests.export.exporting import (
@@ -174,3 +176,24 @@ def test_bfloat16_base_with_float32_experts_is_held_bit_for_bit(tmp_path, quick_
     exported = load(tmp_path / "out", dtype="auto")
     router = exported.get_submodule("model.language_model.layers.0.mlp.lynx_router")
     assert exported.dtype == torch.bfloat16 and router.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("tokens", [1, 40, 500])
+@pytest.mark.parametrize("top_k", [2, 4])
+def test_exported_experts_give_the_live_bits_on_every_path(dtype, tokens, top_k, llava_export):
+    module = sys.modules[type(llava_export[2]).__module__]
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(tokens, 32, generator=g).to(dtype)
+    weights, chosen = torch.randn(tokens, 4, generator=g).topk(top_k)
+    if top_k == 2:
+        chosen[:] = torch.tensor([0, 2])  # two experts are idle
+    exported = module.LynxExperts({"num_experts": 4, "width": 32}, 24).to(dtype)
+    for weight in exported.parameters():
+        torch.nn.init.normal_(weight, std=0.2, generator=g)
+    live = expert_ffn(x, weights.to(x.dtype), chosen, exported.gate_up_proj, exported.down_proj)
+    found = exported(x, chosen, weights.to(x.dtype), torch.nn.functional.silu)
+    assert torch.equal(found, live)
+    grads = [torch.autograd.grad(y.float().square().sum(), list(exported.parameters())) for y in (found, live)]
+    for a, b in zip(*grads, strict=True):
+        assert (a - b).norm() <= (1e-4 if dtype != torch.bfloat16 else 2e-2) * b.norm()

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from lynx_moe.errors import ConfigError
+from lynx_moe.ops import experts
 from lynx_moe.ops.experts import choose_path, expert_ffn
 from lynx_moe.ops.rows import padded_size
 
@@ -102,20 +103,23 @@ def test_unknown_path_is_refused():
         expert_ffn(*draw(), path="fastest")
 
 
-CPU = torch.device("cpu")
-
-
 @pytest.mark.parametrize(
-    ("dtype", "top_k", "path"),
+    ("dtype", "tokens", "top_k", "path"),
     [
-        (torch.float32, 2, "loop"),
-        (torch.bfloat16, 2, "padded"),
-        (torch.float16, 2, "padded"),
-        (torch.float32, 4, "shared"),
+        (torch.float32, 1, 2, "grouped"),
+        (torch.float32, 4096, 2, "grouped"),
+        (torch.float64, 4096, 2, "loop"),
+        (torch.bfloat16, 64, 2, "grouped"),
+        (torch.bfloat16, 1024, 2, "padded"),
+        (torch.float16, 1024, 2, "padded"),
+        (torch.float32, 1024, 4, "shared"),
     ],
+    ids=str,
 )
-def test_choice_on_a_cpu(dtype, top_k, path):
-    assert choose_path(CPU, dtype, num_experts=4, top_k=top_k, widths=(64, 16)) == path
+def test_choice_on_a_cpu(dtype, tokens, top_k, path, monkeypatch):
+    monkeypatch.setattr(experts, "GROUPED_ON_CPU", True)
+    shape = {"rows": tokens * top_k, "num_experts": 4, "top_k": top_k}
+    assert choose_path(torch.device("cpu"), dtype, **shape, widths=(64, 16)) == path
 
 
 @pytest.mark.parametrize(
@@ -129,8 +133,13 @@ def test_choice_on_a_cpu(dtype, top_k, path):
 )
 def test_choice_on_cuda_is_grouped_matmul_where_its_kernel_runs(capability, dtype, widths, path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    choose = choose_path.__wrapped__  # past the cache: the device is made up
-    assert choose(torch.device("cuda"), dtype, num_experts=4, top_k=2, widths=widths) == path
+    assert choose_path(torch.device("cuda"), dtype, rows=64, num_experts=4, top_k=2, widths=widths) == path
+
+
+def test_old_torch_loops_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(experts, "GROUPED_ON_CPU", False)
+    found = choose_path(torch.device("cpu"), torch.float32, rows=8, num_experts=4, top_k=2, widths=(64, 16))
+    assert found == "loop"
 
 
 def test_padded_sizes_are_few_and_waste_little():

@@ -1,0 +1,91 @@
+"""`lynx-moe bench`: what it writes, and that what it measures is the same computation on every path."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from lynx_moe import cli
+from lynx_moe.bench import block
+from lynx_moe.bench.timing import compare, in_turn
+
+PATHS = {"dense", "eager", "batched_mm", "grouped_mm", "plain_loop"}
+TINY = ("--width", "32", "--ffn-width", "64", "--repeats", "2", "--seconds", "0", "--threads", "1")
+
+
+def run(path, *arguments: str) -> dict:
+    assert cli.main(["bench", *arguments, "--json", str(path)]) == 0
+    return json.loads(path.read_text())
+
+
+def test_block_writes_a_row_for_every_case_pass_and_path(tmp_path):
+    found = run(tmp_path / "b.json", "block", "--tokens", "1", "9", "--experts", "2", "4", *TINY)
+    seen = {}
+    for row in found["rows"]:
+        assert row["rounds"] >= 2 and math.isfinite(row["ratio_to_dense"]) and row["ratio_to_dense"] > 0
+        assert row["ratio_low"] <= row["ratio_to_dense"] <= row["ratio_high"]
+        case = (row["tokens"], row["experts"], row["dtype"], row["pass"])
+        seen.setdefault(case, set()).add(row["path"])
+    assert len(seen) == 2 * 2 * 2 * 2 and {case[3] for case in seen} == {"forward", "forward+backward"}
+    for (_, experts, _, _), paths in seen.items():
+        assert paths - PATHS == {"lynx:shared" if experts == 2 else "lynx:grouped"} and paths >= PATHS
+
+
+def test_copies_of_weights_that_would_not_fit_are_left_out_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(block, "LARGEST_COPY", 10_000)
+    found = run(tmp_path / "b.json", "block", "--tokens", "9", "--experts", "4", "--dtypes", "float32", *TINY)
+    assert "batched_mm" not in {row["path"] for row in found["rows"]}
+    assert [(left["path"], left["tokens"]) for left in found["left_out"]] == [("batched_mm", 9)]
+
+
+def test_ffn_that_cannot_be_divided_is_refused_before_anything_is_timed(tmp_path):
+    assert cli.main(["bench", "block", "--experts", "2", "5", *TINY, "--json", str(tmp_path / "b.json")]) == 1
+    assert "5 experts" in json.loads((tmp_path / "b.json").read_text())["error"]["what"]
+
+
+@pytest.mark.parametrize("num_experts", [2, 4])
+def test_every_rival_computes_what_our_block_computes(num_experts):
+    torch.manual_seed(0)
+    branch = block._branch(32, num_experts, 16, torch.float32, torch.device("cpu"))
+    dense = block.DenseFFN(32, 32, torch.float32, torch.device("cpu"))
+    ways = block._ways(branch, dense, [], {"tokens": 9})
+    x_TD, f_TD, _ = block._inputs(9, branch.router_ED)
+    ours = branch(x_TD, f_TD).y_TD
+    for path in PATHS - {"dense"}:
+        torch.testing.assert_close(ways[path](x_TD, f_TD), ours, rtol=1e-4, atol=1e-5, msg=path)
+    assert sum(p.numel() for p in dense.parameters()) == branch.top_k * 3 * 32 * 16  # the active FLOPs, per token
+
+
+def test_rounds_run_all_ways_on_the_same_input_and_begin_with_another_each_time():
+    said, inputs = [], iter(range(100))
+    ways = {name: lambda given, name=name: said.append((given, name)) for name in "ab"}
+    taken = in_turn(ways, lambda: next(inputs), repeats=3, seconds=0, warm_up=1)
+    assert said == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b"), (3, "b"), (3, "a")]
+    assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 3, "b": 3}
+
+
+def test_ratio_is_the_median_of_each_rounds_own():
+    # The machine was ten times slower in the last round: medians of the seconds would say 5.
+    assert compare({"a": [1.0, 1.0, 10.0], "b": [2.0, 5.0, 20.0]}, to="a")["b"]["ratio"] == 2.0
+
+
+def test_step_names_both_sizes_and_the_ratio(tmp_path):
+    found = run(
+        tmp_path / "s.json", "step", "--rows", "1", "--repeats", "1", "--seconds", "0", "--layers", "upper_half"
+    )
+    (row,) = found["rows"]
+    assert row["layers"] == "upper_half" and row["blocks"] > 0 and row["ratio_to_lora"] > 0
+    assert abs(row["lora_trainable"] / row["trainable"] - 1) < 0.05
+
+
+@pytest.mark.slow
+def test_block_is_not_slower_than_a_plain_loop(tmp_path):
+    sizes = ("--width", "512", "--ffn-width", "1408", "--repeats", "9", "--seconds", "3", "--threads", "1")
+    found = run(tmp_path / "b.json", "block", "--tokens", "256", "1024", "--experts", "4", "8", *sizes)
+    ratios = {}
+    for row in found["rows"]:
+        case = (row["tokens"], row["experts"], row["dtype"], row["pass"])
+        ratios.setdefault(case, {})[row["path"].split(":")[0]] = row["ratio_to_dense"]
+    slower = {case: paths for case, paths in ratios.items() if paths["lynx"] > 1.3 * paths["plain_loop"]}
+    assert not slower
