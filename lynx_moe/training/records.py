@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import lynx_moe
+from lynx_moe.data.folder import KINDS
 from lynx_moe.errors import ConfigError, RecordError
 from lynx_moe.training.settings import REQUIRED, DataSettings
 
@@ -41,7 +42,8 @@ def make_missing(settings: DataSettings) -> list[str]:
     missing = [split for split in settings.make if split not in there]
     for split in settings.make.keys() & there.keys():
         asked = dict(argument.split("=", 1) for argument in settings.make[split] if "=" in argument)
-        other = [f"{k}={there[split][k]}" for k, v in asked.items() if k in there[split] and str(there[split][k]) != v]
+        made = there[split]
+        other = [f"{name}={made[name]}" for name, value in asked.items() if name in made and not _is(made[name], value)]
         if other:
             raise ConfigError(
                 f"{folder} holds split {split!r} made with {', '.join(other)}",
@@ -61,3 +63,13 @@ def make_missing(settings: DataSettings) -> list[str]:
                 fix=f"run it alone: python {' '.join(command[1:])}",
             )
     return missing
+
+
+def _is(made: object, asked: str) -> bool:
+    """Whether a setting that a manifest holds is what an argument of `python -m synth` asks for."""
+    if not isinstance(made, list):
+        return str(made) == asked
+    names = {name.strip() for name in asked.strip("[]").split(",")}
+    # Which tasks a kind (or "all") stands for only synth knows; the tasks named beside it must be there.
+    open_ended = names & {"all", *KINDS}
+    return names - open_ended <= set(made) if open_ended else names == set(made)

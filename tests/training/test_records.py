@@ -78,3 +78,16 @@ def test_real_synth_leaves_splits_behind(tmp_path):
     folder = tmp_path / "data"
     make_missing(DataSettings(folder=str(folder), make={"train": ["source=rendered", "size=2"]}))
     assert set(splits_in(folder)) == {"train"} and splits_in(folder)["train"]["size"] == 2
+
+
+@pytest.mark.parametrize("task", ["find_one", "[find_one,relation]", "[find_one,understanding]", "all"])
+def test_data_of_these_tasks_is_taken_again_and_of_others_is_not(tmp_path, task):
+    def settings(task):
+        made = ["source=rendered", "size=2", f"task={task}"]
+        return DataSettings(folder=str(tmp_path / "data"), make={"train": made})
+
+    assert make_missing(settings(task)) == ["train"]
+    assert make_missing(settings(task)) == []
+    if task != "all":
+        with pytest.raises(ConfigError, match="task="):
+            make_missing(settings("[find_all,understanding]"))
