@@ -70,7 +70,7 @@ class LynxConfig(PeftConfig):
         },
     )
     sparsity_penalty: str = field(
-        default="l1", metadata={"help": "What open gates cost: l1, entropy or hoyer (not hoyer for convex)."}
+        default="l1", metadata={"help": "What open gates cost: l1, entropy, l0 or hoyer (not hoyer for convex)."}
     )
     gate_sparsity: float = field(
         default=1e-2, metadata={"help": "Gating strength: weight of the sparsity penalty, per block. 0 turns it off."}

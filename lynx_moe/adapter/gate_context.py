@@ -55,6 +55,22 @@ class Rows:
             else SHUT
         )
 
+    def repeated(self, batch: int | None) -> Rows:
+        """For a batch that is a multiple: beams and several continuations of one prompt stand next to each other."""
+        if self.open_B is None or batch is None or batch % len(self.open_B):
+            return self
+        return Rows(self.open_B.repeat_interleave(batch // len(self.open_B)), self.all_open, self.any_open)
+
+
+@dataclass(eq=False)
+class Asked:
+    """The prompts that a caller handed to `forward` or `generate` of the PEFT model, and what was decided on them."""
+
+    model: nn.Module
+    input_ids: Tensor
+    attention_mask: Tensor | None
+    rows: dict[str, Rows] = field(default_factory=dict)
+
 
 OPEN = Rows(None, True, True)
 SHUT = Rows(None, False, False)
@@ -74,16 +90,48 @@ class Runtime:
     recorder: Any = None
     warned: set[str] = field(default_factory=set)
     hooks: list = field(default_factory=list)
-    uncached: tuple[Tensor, int, dict[str, Rows]] | None = None  # prompt, length so far: generation without a cache
+    # adapter name -> prompt, length so far and rows: generation without a cache
+    uncached: dict[str, tuple[Tensor, int, Rows]] = field(default_factory=dict)
+    asked: Asked | None = None
 
     def rows_of(self, adapter: str) -> Rows:
-        """The gate of `adapter` now; a block called outside its model falls back to the mode, "auto" meaning open."""
+        """The gate of `adapter` now.
+
+        Where the model's own forward did not run (a few families generate with an inner model, others were called in
+        part), it is decided on the prompts that PEFT's wrapper was asked with.
+
+        Raises:
+            ConfigError: a fitted gate, and nobody has shown it the prompt.
+        """
         found = self.rows.get(adapter)
         if found is not None:
             return found
+        mode, head = self.modes.get(adapter), self.head_of(adapter)
         if self.forced is not None:
-            return Rows.of(self.forced)
-        return SHUT if self.modes.get(adapter) == "off" else OPEN
+            rows = Rows.of(self.forced)
+        elif mode != "auto" or head is None or not head.is_fitted:
+            rows = SHUT if mode == "off" else OPEN
+        else:
+            rows = self.asked_rows(adapter)
+            if rows is None:
+                raise ConfigError(
+                    f"the prompt gate of {adapter!r} has not seen the prompt",
+                    why="prompt_gate='auto' reads input_ids, and only a part of the model was called, without them",
+                    fix="call forward or generate of the PEFT model with input_ids=..., or decide in set_gate",
+                )
+        return rows if self.assigned is None else rows.among(self.assigned[adapter])
+
+    def asked_rows(self, adapter: str) -> Rows | None:
+        """What a fitted gate says to the prompts that the PEFT model was asked with; None where there are none."""
+        asked = self.asked
+        if asked is None:
+            return None
+        if adapter not in asked.rows:
+            counted_BL = prompt_mask(asked.model, asked.input_ids, asked.attention_mask)
+            embedding = asked.model.get_input_embeddings()
+            logits_B = decide(embedding, self.head_of(adapter), asked.input_ids, counted_BL)
+            asked.rows[adapter] = Rows.of(logits_B > 0)
+        return asked.rows[adapter]
 
     def speaking(self, active: list[str]) -> list[str]:
         """Which adapters take part in this forward, in order: the active ones, unless rows were dealt out by name."""
@@ -137,7 +185,8 @@ class GateHooks:
         kwargs = {**dict(zip(_parameters(type(model)), args, strict=False)), **kwargs}
         input_ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
         runtime.valid_BL = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
-        batch = next((t.shape[0] for t in (input_ids, kwargs.get("inputs_embeds")) if t is not None), None)
+        words = (input_ids, *map(kwargs.get, ("inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")))
+        batch = next((t.shape[0] for t in words if t is not None), None)
         if runtime.forced is None:
             refuse_conflicting_gates(runtime)
         runtime.rows = {
@@ -197,6 +246,8 @@ class GateHooks:
         kept = _kept(kwargs.get("past_key_values"), adapter, batch)
         if kept is not None:
             return kept
+        if input_ids is None and (asked := runtime.asked_rows(adapter)) is not None:
+            return asked.repeated(batch)  # generation of an encoder-decoder: the encoder has read the prompt before
         if input_ids is None:
             runtime.warn_once(
                 "prompt_gate='auto' needs input_ids, and the model was called with embeddings: open for every prompt. "
@@ -209,23 +260,20 @@ class GateHooks:
         counted_BL = prompt_mask(model, input_ids, mask, kwargs.get("labels"))
         rows = Rows.of(decide(model.get_input_embeddings(), head, input_ids, counted_BL) > 0)
         if kwargs.get("use_cache") is False and not torch.is_grad_enabled():
-            runtime.uncached = (input_ids, input_ids.shape[1], {adapter: rows})
+            runtime.uncached[adapter] = (input_ids, input_ids.shape[1], rows)
         return rows
 
     def _kept_without_cache(self, adapter: str, input_ids: Tensor, kwargs: dict) -> Rows | None:
         """Generation with `use_cache=False` feeds the whole text again, one token longer each time."""
         runtime = self.runtime
-        if runtime.uncached is None or kwargs.get("use_cache") is not False or torch.is_grad_enabled():
+        if adapter not in runtime.uncached or kwargs.get("use_cache") is not False or torch.is_grad_enabled():
             return None
-        prompt, length, rows = runtime.uncached
-        if (
-            adapter not in rows
-            or input_ids.shape != (len(prompt), length + 1)
-            or not torch.equal(input_ids[:, : prompt.shape[1]], prompt)
-        ):
+        prompt, length, rows = runtime.uncached[adapter]
+        again = input_ids.shape == (len(prompt), length + 1)
+        if not again or not torch.equal(input_ids[:, : prompt.shape[1]], prompt):
             return None
-        runtime.uncached = (prompt, length + 1, rows)
-        return rows[adapter]
+        runtime.uncached[adapter] = (prompt, length + 1, rows)
+        return rows
 
 
 def refuse_conflicting_gates(runtime: Runtime) -> None:
@@ -256,11 +304,9 @@ def _kept(cache: Any, adapter: str, batch: int | None) -> Rows | None:
     if cache is None or not hasattr(cache, "get_seq_length") or int(cache.get_seq_length()) == 0:
         return None
     rows = getattr(cache, _ON_CACHE, {}).get(adapter)
-    if rows is None or rows.open_B is None or batch is None or batch == len(rows.open_B):
+    if rows is None or rows.open_B is None or batch is None:
         return rows
-    if batch % len(rows.open_B) == 0:  # one prompt's cache, repeated for several continuations
-        return Rows.of(rows.open_B.repeat_interleave(batch // len(rows.open_B)))
-    return None
+    return rows.repeated(batch) if batch % len(rows.open_B) == 0 else None
 
 
 def runtime_of(model: nn.Module) -> Runtime:

@@ -17,7 +17,7 @@ from lynx_moe.errors import CheckpointError, ConfigError, ExportError
 class Turn:
     """One adapter's turn in one forward: which rows it may change, and whether this forward is learned from.
 
-    `open_B` has one bool per entry of the first dimension: rows, or tokens where a layer flattens them.
+    `open_B` has one bool per entry of the first dimension: rows, or tokens or pictures of rows where a layer flattens.
     """
 
     rows: Rows
@@ -82,8 +82,8 @@ class GatedLayer(nn.Module, BaseTunerLayer):
             open_B = torch.full((x.shape[0],), rows.all_open, device=f.device)
         else:
             open_B = rows.open_B.to(f.device)
-        if x.ndim == 2 and x.shape[0] % len(open_B) == 0:
-            # Some layers (OPT's) flatten rows and tokens before their FFN.
+        if x.shape[0] % len(open_B) == 0:
+            # Some layers flatten rows and tokens before their FFN (OPT), others rows and pictures (mllama).
             open_B = open_B.repeat_interleave(x.shape[0] // len(open_B))
         if len(open_B) != x.shape[0]:
             raise ConfigError(

@@ -18,7 +18,7 @@ from lynx_moe.adapter.base_identity import identify, refuse_another_base
 from lynx_moe.adapter.block import LynxLayer
 from lynx_moe.adapter.branch import Branch
 from lynx_moe.adapter.config import LynxConfig
-from lynx_moe.adapter.gate_context import Runtime, runtime_of
+from lynx_moe.adapter.gate_context import Asked, Runtime, runtime_of
 from lynx_moe.adapter.gated import GatedLayer, cannot_merge
 from lynx_moe.adapter.merging import fold, put_in_place
 from lynx_moe.adapter.projection import LynxProjection
@@ -63,7 +63,8 @@ class LynxModel(BaseTuner):
             resolved.target_modules = resolved.target_modules + sorted(self._projections)
         named = peft_config.target_modules
         if isinstance(named, list) and set(named) == set(resolved.target_modules):
-            return peft_config  # it names its modules already: nothing of the caller's has to change
+            peft_config.base = resolved.base
+            return peft_config  # it names its modules already: nothing else of the caller's has to change
         for name, config in self.peft_config.items():
             if config is peft_config:
                 self.peft_config[name] = resolved
@@ -172,17 +173,22 @@ class LynxModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """PEFT's way to hand over `adapter_names`: inside, each row is answered by the adapter of that name."""
-        names = kwargs.get("adapter_names")
-        if names is None:
-            yield
-            return
-        runtime = self._runtime()
-        before, runtime.assigned = runtime.assigned, self._assigned(names)
+        """Around `forward` and `generate` of the PEFT model: what the call says of prompts and of `adapter_names`.
+
+        With `adapter_names`, each row is answered by the adapter of that name. The prompts are needed where the base's
+        own `generate` does not pass them through its forward.
+        """
+        runtime, names = self._runtime(), kwargs.get("adapter_names")
+        before = runtime.assigned, runtime.asked
+        ids = kwargs.get("input_ids", kwargs.get("inputs"))
+        if isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point():
+            runtime.asked = Asked(self.model, ids, kwargs.get("attention_mask"))
+        if names is not None:
+            runtime.assigned = self._assigned(names)
         try:
             yield
         finally:
-            runtime.assigned = before
+            runtime.assigned, runtime.asked = before
 
     def _assigned(self, names: list[str]) -> dict[str, Tensor]:
         unknown = sorted(set(names) - set(self.peft_config) - {"__base__"})

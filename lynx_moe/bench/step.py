@@ -10,11 +10,11 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from peft import LoraConfig, get_peft_model
 from PIL import Image
 from torch import Tensor, nn
 
 from lynx_moe.adapter import LynxConfig, lynx_layers, set_gate
+from lynx_moe.adapter.attaching import attach_adapter, attach_lora
 from lynx_moe.bench.timing import compare, in_turn, prepared
 from lynx_moe.families.find import find_ffn_blocks
 from lynx_moe.loading import load
@@ -53,7 +53,8 @@ def _measure(path: str, layers: Sequence[str], rows: int, repeats: int, seconds:
     for choice in layers:
         lynx, processor = _lynx(path, choice)
         lora, rank = _lora(path, _trainable(lynx))
-        device = next(lynx.parameters()).device
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        lynx, lora = lynx.to(device), lora.to(device)
         batches = [_batch(processor, rows, number, device) for number in range(BATCHES)]
         ways = {"lora": _step(lora, precision), "lynx": _step(lynx, precision)}
         timed = in_turn(
@@ -79,7 +80,7 @@ def _measure(path: str, layers: Sequence[str], rows: int, repeats: int, seconds:
 
 def _lynx(path: str, choice: str) -> tuple[nn.Module, object]:
     loaded = load(path, dtype="float32")
-    return get_peft_model(loaded.model, LynxConfig(layers=choice)).train(), loaded.processor
+    return attach_adapter(loaded.model, LynxConfig(layers=choice)).train(), loaded.processor
 
 
 def _lora(path: str, parameters: int) -> tuple[nn.Module, int]:
@@ -87,7 +88,7 @@ def _lora(path: str, parameters: int) -> tuple[nn.Module, int]:
     decoder = find_ffn_blocks(base)[0].inside.rpartition(".")[0]
     linear = {n: m for n, m in base.named_modules() if n.startswith(f"{decoder}.") and isinstance(m, nn.Linear)}
     rank = max(1, round(parameters / sum(m.in_features + m.out_features for m in linear.values())))
-    return get_peft_model(base, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(linear))).train(), rank
+    return attach_lora(base, rank, list(linear)).train(), rank
 
 
 def _trainable(model: nn.Module) -> int:

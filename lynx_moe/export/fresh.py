@@ -72,12 +72,14 @@ def answer(model, inputs, positions, new_tokens):
     """
     import torch
 
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    # Copies: BLIP's generate() writes into the prompt it is given.
+    inputs = {name: value.to(model.device, copy=True) for name, value in inputs.items()}
     with torch.no_grad():
         logits = model(**inputs, use_cache=False).logits[:, -positions:].float().cpu()
         mask = inputs.get("attention_mask")
-        if mask is not None and mask.ndim == 2:
-            logits = logits.masked_fill(mask[:, -positions:, None].cpu() == 0, 0.0)
+        mask = None if mask is None or mask.ndim != 2 else mask[:, -positions:, None].cpu()
+        if mask is not None and mask.shape[1] == logits.shape[1]:  # of an encoder-decoder it is the encoder's
+            logits = logits.masked_fill(mask == 0, 0.0)
         tokens = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=new_tokens)
     return logits, tokens[:, inputs["input_ids"].shape[1] :].cpu()
 

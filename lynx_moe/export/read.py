@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lynx_moe.adapter import LynxConfig, LynxLayer, LynxProjection, lynx_layers, lynx_projections, prompt_gate_head
 from lynx_moe.errors import ExportError
+from lynx_moe.families.ffn import of_the_base
 from lynx_moe.families.find import FfnBlock, find_ffn_blocks
 
 
@@ -140,10 +141,10 @@ class Adapted:
         """Where the base has a block's activation, as a dotted path; "" when it has none and SiLU is used."""
         wanted = self.branch(name).activation
         top = self.places[name].inside if self.reads(name) else name
-        for owner_name, owner in self.base.get_submodule(top).named_modules(prefix=top):
+        for owner_name, owner in of_the_base(self.base.get_submodule(top), top):
             for attribute, value in {**vars(owner), **dict(owner.named_children())}.items():
                 if type(value) is type(wanted) if isinstance(wanted, nn.Module) else value is wanted:
-                    return ".".join(part for part in owner_name.split(".") if part != "base_layer") + f".{attribute}"
+                    return f"{owner_name}.{attribute}"
         return ""
 
 

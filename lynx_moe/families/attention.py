@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from lynx_moe.families.ffn import is_attention, unwrapped
+from lynx_moe.families.ffn import is_attention, of_the_base
 from lynx_moe.families.find import FfnBlock
 
 
@@ -31,10 +31,10 @@ def attention_projections(model: nn.Module, blocks: Sequence[FfnBlock]) -> list[
 
 def _projections(layer: nn.Module) -> Iterator[str]:
     attention: list[str] = []
-    for name, module in layer.named_modules():
+    for name, module in of_the_base(layer):
         if is_attention(module):
             attention.append(f"{name}.")
-        # A wrapped projection goes by its wrapper's name; the base's module inside it is not listed again.
-        inside = name.endswith("base_layer") or ".lynx_" in name
-        if not inside and name.startswith(tuple(attention)) and hasattr(unwrapped(module), "in_features"):
+        # Indexers (DeepSeek's sparse attention) choose which keys are read, without gradient: nothing there learns.
+        chooses = any("indexer" in part for part in name.split("."))
+        if name.startswith(tuple(attention)) and not chooses and hasattr(module, "in_features"):
             yield name

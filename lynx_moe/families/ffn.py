@@ -75,7 +75,7 @@ def describe_ffn(module: nn.Module) -> FfnShape:
     if experts is not None:
         width = _around_experts(module, experts[0])
         return FfnShape(width=width, ffn_width=experts[1], is_moe=True, activation=activation)
-    listed = next((m for n, m in module.named_modules() if isinstance(m, nn.ModuleList) and len(m)), None)
+    listed = next((m for _, m in of_the_base(module) if isinstance(m, nn.ModuleList) and len(m)), None)
     if listed is not None:
         one = describe_ffn(listed[0])
         return FfnShape(width=one.width, ffn_width=one.ffn_width, is_moe=True, activation=one.activation)
@@ -110,6 +110,17 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
+def of_the_base(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """`module.named_modules()` as it would be without adapters.
+
+    A wrapped module goes by its wrapper's name, and what an adapter of any method has put beside it is not there.
+    """
+    module = unwrapped(module)
+    yield prefix, module
+    for name, child in module.named_children():
+        yield from of_the_base(child, f"{prefix}.{name}" if prefix else name)
+
+
 def is_ffn(module: nn.Module, width: int) -> bool:
     """Whether a part of a decoder layer is a whole FFN or MoE block of the model's width."""
     module = unwrapped(module)
@@ -117,8 +128,8 @@ def is_ffn(module: nn.Module, width: int) -> bool:
         return False  # a list of parts has no forward; the parts are looked at one by one
     if is_attention(module) or _ATTENTION_ARGUMENTS & set(inspect.signature(module.forward).parameters):
         return False
-    if any(isinstance(m, _CONVOLUTIONS) for m in module.modules()):
-        return False  # state-space mixers and patch embeddings
+    if _convolves(module):
+        return False
     try:
         return describe_ffn(module).width == width
     except FamilyError:
@@ -127,8 +138,9 @@ def is_ffn(module: nn.Module, width: int) -> bool:
 
 def _without_residual(module: nn.Module, width: int) -> str:
     """Path from a part that only puts norm and residual around an FFN (T5LayerFF) to the FFN; "" when it is one."""
-    weighty = [(name, child) for name, child in module.named_children() if any(True for _ in _linears(child))]
-    has_norm = any("norm" in type(child).__name__.lower() for child in module.children())
+    children = dict(unwrapped(module).named_children())
+    weighty = [(name, child) for name, child in children.items() if any(True for _ in _linears(child))]
+    has_norm = any("norm" in type(child).__name__.lower() for child in children.values())
     if has_norm and len(weighty) == 1 and is_ffn(weighty[0][1], width):
         return f".{weighty[0][0]}"
     return ""
@@ -136,30 +148,35 @@ def _without_residual(module: nn.Module, width: int) -> str:
 
 def _split_ffn(layer: nn.Module, width: int) -> FfnPlace | None:
     linears = []
-    for name, child in layer.named_children():
-        inner = unwrapped(child)
-        if is_attention(inner) or any(isinstance(m, _CONVOLUTIONS) for m in inner.modules()):
-            continue
-        names = [n for n, m in child.named_modules() if hasattr(unwrapped(m), "in_features") and "base_layer" not in n]
-        linears += [f"{name}.{n}".rstrip(".") for n in names]
+    for name, child in unwrapped(layer).named_children():
+        if not is_attention(unwrapped(child)) and not _convolves(child):
+            linears += [(n, m) for n, m in of_the_base(child, name) if _is_linear(m)]
     if len(linears) != 2:
         return None
-    first, last = (unwrapped(layer.get_submodule(name)) for name in linears)
+    (first_name, first), (last_name, last) = linears
     if first.in_features == last.out_features == width and first.out_features == last.in_features != width:
-        return FfnPlace(linears[1], linears[0])
+        return FfnPlace(last_name, first_name)
     return None
 
 
+def _convolves(module: nn.Module) -> bool:
+    """Whether it is a state-space mixer or a patch embedding."""
+    return any(isinstance(m, _CONVOLUTIONS) for _, m in of_the_base(module))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Also quantised ones, which are no nn.Linear but say their features."""
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
 def _linears(module: nn.Module) -> Iterator[nn.Module]:
-    """Linear-like modules in definition order: also quantised ones, which are no nn.Linear but say their features."""
-    for m in module.modules():
-        if hasattr(m, "in_features") and hasattr(m, "out_features") and not hasattr(m, "base_layer"):
-            yield m
+    """Linear-like modules of the base in definition order."""
+    return (m for _, m in of_the_base(module) if _is_linear(m))
 
 
 def _stacked_experts(module: nn.Module) -> tuple[int, int] | None:
     """(model width, expert width) of stacked expert parameters, transformers 5's `(E, D, F)` or transposed."""
-    for owner in module.modules():
+    for _, owner in of_the_base(module):
         parameters = {n: tuple(p.shape) for n, p in owner.named_parameters(recurse=False) if p.ndim == 3}
         down = next((s for n, s in parameters.items() if "down" in n or n in ("w2", "output_linear")), None)
         up = next((s for n, s in parameters.items() if "up" in n or n in ("w1", "input_linear")), None)
@@ -178,13 +195,13 @@ def _around_experts(module: nn.Module, inner: int) -> int:
 
     Only its own projections count: a shared expert may happen to map the same widths.
     """
-    own = [m for m in module.children() if hasattr(m, "in_features")]
+    own = [unwrapped(m) for m in module.children() if _is_linear(unwrapped(m))]
     back = {(m.in_features, m.out_features) for m in own}
     return next((m.in_features for m in own if m.out_features == inner and (inner, m.in_features) in back), inner)
 
 
 def _activation(module: nn.Module) -> Callable | None:
-    for owner in module.modules():
+    for _, owner in of_the_base(module):
         for name in _ACTIVATION_NAMES:
             found = getattr(owner, name, None)
             if callable(found):

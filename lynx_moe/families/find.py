@@ -129,7 +129,14 @@ def select_layers(having: Sequence[int], num_layers: int, choice: str | list[int
             why=f"the decoder has {num_layers} layers",
             fix=f"use indices from 0 to {num_layers - 1}",
         )
-    return {i % num_layers for i in choice} & set(having)
+    without = sorted({i % num_layers for i in choice} - set(having))
+    if without:
+        raise ConfigError(
+            f"layers={list(choice)} names layers {without}, which have no feed-forward position",
+            why="in this decoder some layers hold only a mixer or attention",
+            fix=f"choose among {list(having)}",
+        )
+    return {i % num_layers for i in choice}
 
 
 def _token_embedding(model: nn.Module) -> tuple[str, int]:

@@ -64,7 +64,7 @@ def expert_ffn(
 def choose_path(
     device: torch.device, dtype: torch.dtype, *, rows: int, num_experts: int, top_k: int, widths: tuple[int, ...]
 ) -> str:
-    """The fastest of `PATHS` for these experts; `docs/performance.md` has the measurements, all of them on CPUs.
+    """The fastest of `PATHS` for these experts, as measured on CPUs; for GPUs it is a rule, not a finding.
 
     - "shared": top_k = num_experts. Every expert reads all tokens, so nothing is sorted or copied.
     - "grouped": one grouped matmul for all experts. On CUDA from Ampere on in bfloat16 with rows that are multiples of
@@ -92,7 +92,13 @@ def choose_path(
 
 def _grouped(x_PI: Tensor, weight_EOI: Tensor, rows: Rows, first: bool) -> Tensor:
     # Grouped matmul knows neither autocast nor float32 masters.
-    return F.grouped_mm(x_PI, weight_EOI.to(x_PI.dtype).transpose(1, 2), offs=rows.ends_E)
+    weight_EOI = weight_EOI.to(x_PI.dtype)
+    if weight_EOI.requires_grad:
+        # Some kernels leave the gradient of an expert without rows unwritten (pytorch issue 172439, on B200).
+        has_rows_E = rows.ends_E.diff(prepend=rows.ends_E.new_zeros(1)) > 0
+        weight_EOI = weight_EOI.view_as(weight_EOI)  # the hook must not stay on the parameter itself
+        weight_EOI.register_hook(lambda grad_EOI: torch.where(has_rows_E[:, None, None], grad_EOI, 0))
+    return F.grouped_mm(x_PI, weight_EOI.transpose(1, 2), offs=rows.ends_E)
 
 
 class _ExpertLinear(torch.autograd.Function):

@@ -9,7 +9,10 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
-from lynx_moe.adapter import LynxConfig, dead_parameters, set_gate
+from lynx_moe.adapter import LynxConfig, dead_parameters, fit_prompt_gate, set_gate
+from lynx_moe.families.attention import attention_projections
+from lynx_moe.families.ffn import describe_ffn
+from lynx_moe.families.find import find_ffn_blocks
 from tests.adapter.speaking import KINDS, adapted
 from tests.zoo import ZOO
 
@@ -120,6 +123,37 @@ def test_generation_behind_a_shut_gate_is_the_bases(family):
     peft_model = adapted(model)
     with set_gate(peft_model, False):
         assert torch.equal(peft_model.generate(**inputs, **how), before)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+@torch.no_grad()
+def test_a_fitted_gate_and_adapter_names_decide_each_row_of_a_generation(family, num_beams):
+    model, inputs = fresh(family)
+    for name in ("decoder_input_ids", "image_patches", "image_patches_indices"):
+        inputs.pop(name, None)
+    how = {"max_new_tokens": 4, "do_sample": False, "num_beams": num_beams}
+    base = model.generate(**inputs, **how)
+    peft_model = adapted(model, prompt_gate="auto", attention_rank=2)
+    fit_prompt_gate(peft_model, inputs["input_ids"].tolist() * 4, [True, False] * 4)
+    decided = peft_model.generate(**inputs, **how)
+    with set_gate(peft_model, True):
+        spoken = peft_model.generate(**inputs, **how)
+        named = peft_model.generate(**inputs, **how, adapter_names=["default", "__base__"])
+    assert torch.equal(decided[1], base[1]), "row 1 asks for no grounding"
+    assert torch.equal(decided[0], spoken[0])
+    assert torch.equal(named[1], base[1]) and torch.equal(named[0], spoken[0])
+    assert not torch.equal(spoken, base)
+
+
+def test_an_adapted_model_is_read_as_its_base_is(family):
+    model, _ = fresh(family)
+    blocks = find_ffn_blocks(model)
+    projections, shapes = attention_projections(model, blocks), [describe_ffn(b.frozen(model)) for b in blocks]
+    inner = get_peft_model(model, LynxConfig(layers="all", attention_rank=2)).get_base_model()
+    assert find_ffn_blocks(inner) == blocks
+    assert attention_projections(inner, blocks) == projections
+    now = [describe_ffn(b.frozen(inner)) for b in blocks]
+    assert [(s.width, s.ffn_width, s.is_moe) for s in now] == [(s.width, s.ffn_width, s.is_moe) for s in shapes]
 
 
 def test_fresh_adapter_changes_nothing(family):

@@ -13,7 +13,7 @@ from tests.adapter.speaking import KINDS, adapted, make_it_speak
 from tests.tiny import tiny_llava
 
 BOTH = {"prompt_gate": "on", "attention_rank": 2}
-LORA = {"target_modules": ["q_proj", "up_proj"], "init_lora_weights": False}
+LORA = {"target_modules": ["q_proj", "up_proj", "down_proj"], "init_lora_weights": False}
 
 
 def two_adapters(model, **settings):

@@ -33,8 +33,7 @@ EXCEPTIONS = {
     # The public one-line way to point: it loads a model, so it reaches up, inside its functions only.
     "lynx_moe/grounding/grounder.py": {"families", "data", "evaluation", "loading"},
 }
-# bench/step.py measures PEFT's own LoRA beside us.
-HEAVY_HOMES = {"peft": ("lynx_moe/adapter/", "lynx_moe/bench/step.py")}
+HEAVY_HOMES = {"peft": "lynx_moe/adapter/"}
 ONE_IMPORTER = ["deepspeed", "bitsandbytes", "gradio", "ray"]
 
 

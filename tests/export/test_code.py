@@ -31,6 +31,7 @@ from tests.tiny import (
     tiny_qwen2_5_vl,
     tiny_smolvlm,
 )
+from tests.zoo import ZOO
 
 FAMILIES = {
     "llava": (tiny_llava, "additive"),
@@ -38,6 +39,12 @@ FAMILIES = {
     "smolvlm": (tiny_smolvlm, "token"),
     "internvl": (tiny_internvl, "with attention"),
     "llava_moe": (tiny_llava_moe, "convex"),
+    # The FFN lies in the layer itself, flattened or in two halves; the prompt is read by an encoder, or by generate().
+    "blip-2, opt": (ZOO["blip-2, opt"], "with attention"),
+    "blip, bert": (ZOO["blip, bert"], "additive"),
+    "florence2": (ZOO["florence2"], "convex"),
+    "gpt_oss": (ZOO["gpt_oss"], "token"),
+    "deepseek_v3": (ZOO["deepseek_v3"], "with attention"),
 }
 
 
@@ -71,6 +78,13 @@ def test_gate_decides_per_row_and_shut_rows_are_the_base_bit_for_bit(family, tmp
     assert torch.equal(found, live)
     assert torch.equal(found[SHUT_ROW], base[SHUT_ROW])
     assert not torch.equal(found[OPEN_ROW], base[OPEN_ROW])
+    asked = {name: value for name, value in inputs.items() if name != "decoder_input_ids"}
+    how = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2}
+    written = exported.generate(**asked, **how)
+    assert torch.equal(written, model.generate(**asked, **how))
+    assert torch.equal(written[SHUT_ROW], build()[0].generate(**asked, **how)[SHUT_ROW])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert logits(exported, inputs).isfinite().all()
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,8 @@ def test_layer_choices():
 def test_layer_choices_of_a_hybrid_decoder_are_among_the_layers_that_have_a_block():
     assert select_layers([1, 3, 5], 8, "every_other") == {1, 5}
     assert select_layers([1, 3, 5], 8, "upper_half") == {5}
-    assert select_layers([1, 3, 5], 8, [0, 1]) == {1}
+    with pytest.raises(ConfigError, match=r"names layers \[0\]"):
+        select_layers([1, 3, 5], 8, [0, 1])
 
 
 def test_the_encoders_own_words_do_not_make_it_the_decoder():
