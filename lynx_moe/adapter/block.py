@@ -63,7 +63,7 @@ class LynxLayer(GatedLayer):
 
     def changed(self, adapter_name: str, x: Tensor, f: Tensor, turn: Turn) -> Tensor:
         branch = self.lynx_branch[adapter_name]
-        out = branch(x.reshape(-1, x.shape[-1]), f.reshape(-1, f.shape[-1]))
+        out = branch.speak(x.reshape(-1, x.shape[-1]), f.reshape(-1, f.shape[-1]))
         y = turn.keep_shut_rows(out.y_TD.view(f.shape), f)
         if turn.learning or self.runtime.recorder is not None:
             y = self._account(adapter_name, branch, out, y, turn)

@@ -13,7 +13,7 @@ from lynx_moe.ops.penalties import PENALTIES
 from lynx_moe.ops.routing import load_balance, router_logits, router_z
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BranchOutput:
     """What one pass through a branch gives: the mixed output, and what a recorder or a penalty may want to see."""
 
@@ -72,7 +72,12 @@ class Branch(nn.Module):
             self.token_gate_D = nn.Parameter(torch.zeros(width, **like))
             self.token_gate_bias = nn.Parameter(torch.zeros(1, **like))
 
-    def forward(self, x_TD: Tensor, f_TD: Tensor) -> BranchOutput:
+    def speak(self, x_TD: Tensor, f_TD: Tensor) -> BranchOutput:
+        """The new experts' word on `x_TD`, mixed with the frozen output `f_TD`."""
+        return BranchOutput(*self(x_TD, f_TD))
+
+    def forward(self, x_TD: Tensor, f_TD: Tensor) -> tuple[Tensor, ...]:
+        """The fields of `BranchOutput` as a plain tuple: sharded training looks for tensors in those only."""
         mix = MIXES.get(self.mix)
         logits_TE = router_logits(x_TD, self.router_ED)
         weights_TK, experts_TK = mix.route(logits_TE, self.top_k)
@@ -87,13 +92,7 @@ class Branch(nn.Module):
             activation=self.activation,
         )
         gate = self._gate(x_TD)
-        return BranchOutput(
-            y_TD=mix.combine(f_TD, n_TD, gate),
-            logits_TE=logits_TE,
-            weights_TK=weights_TK,
-            experts_TK=experts_TK,
-            open_TG=mix.openness(weights_TK, gate),
-        )
+        return mix.combine(f_TD, n_TD, gate), logits_TE, weights_TK, experts_TK, mix.openness(weights_TK, gate)
 
     def costs(self, out: BranchOutput, weight_T: Tensor) -> dict[str, Tensor]:
         """The block's penalties, unweighted, over tokens whose weight is 1; only those that are switched on."""

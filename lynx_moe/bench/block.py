@@ -113,7 +113,7 @@ def _ways(branch: Branch, dense: DenseFFN, left_out: list, case: dict) -> dict[s
     dtype, device = branch.down_EDF.dtype, branch.down_EDF.device
     shape = {"rows": case["tokens"] * branch.top_k, "num_experts": num_experts, "top_k": branch.top_k}
     chosen = choose_path(device, dtype, **shape, widths=(width, hidden))
-    ways = {"dense": lambda x_TD, f_TD: dense(x_TD), f"lynx:{chosen}": lambda x_TD, f_TD: branch(x_TD, f_TD).y_TD}
+    ways = {"dense": lambda x_TD, f_TD: dense(x_TD), f"lynx:{chosen}": lambda x_TD, f_TD: branch.speak(x_TD, f_TD).y_TD}
     for name in TRANSFORMERS:
         copied = case["tokens"] * branch.top_k * 3 * width * hidden * dtype.itemsize
         if name == "batched_mm" and copied > LARGEST_COPY:

@@ -50,6 +50,8 @@ def expert_ffn(
     if path == "auto":
         shape = {"rows": experts_TK.numel(), "num_experts": num_experts, "top_k": top_k}
         path = choose_path(x_TD.device, x_TD.dtype, **shape, widths=(gate_up_EFD.shape[-1], down_EDF.shape[-1]))
+        if path == "grouped" and x_TD.dtype != torch.bfloat16 and torch.compiler.is_compiling():
+            path = "loop"  # torch.compile knows grouped matmul in bfloat16 only
     if path == "shared":
         rows = shared_rows(experts_TK)
     elif path in PATHS:

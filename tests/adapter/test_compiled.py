@@ -45,7 +45,8 @@ def test_compiled_logits_are_the_eager_ones_under_every_gate(fitted):
             torch.testing.assert_close(compiled(**inputs).logits, eager, rtol=1e-4, atol=1e-4)
         seen.append(eager)
     assert torch.equal(seen[0], seen[4])
-    assert not any(torch.equal(seen[a], seen[b]) for a in range(4) for b in range(a)), "each gate gives other logits"
+    forced = seen[1:4]
+    assert not any(torch.equal(a, b) for i, a in enumerate(forced) for b in forced[:i]), "each gate gives other logits"
 
 
 def test_a_compiled_model_trains_the_same_gradients(llava):
@@ -67,7 +68,8 @@ def test_the_grouped_experts_are_one_graph():
     """The path of a GPU: nothing in it waits for the device or depends on how many tokens an expert got."""
     dynamo.reset()
     call = functools.partial(expert_ffn, path="grouped")
-    torch.testing.assert_close(torch.compile(call, backend="eager", fullgraph=True)(*experts()), call(*experts()))
+    given = [tensor.bfloat16() if tensor.is_floating_point() else tensor for tensor in experts()]
+    torch.testing.assert_close(torch.compile(call, backend="eager", fullgraph=True)(*given), call(*given))
 
 
 def test_inductor_compiles_the_experts():

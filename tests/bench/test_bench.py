@@ -51,7 +51,7 @@ def test_every_rival_computes_what_our_block_computes(num_experts):
     dense = block.DenseFFN(32, 32, torch.float32, torch.device("cpu"))
     ways = block._ways(branch, dense, [], {"tokens": 9})
     x_TD, f_TD, _ = block._inputs(9, branch.router_ED)
-    ours = branch(x_TD, f_TD).y_TD
+    ours = branch.speak(x_TD, f_TD).y_TD
     for path in PATHS - {"dense"}:
         torch.testing.assert_close(ways[path](x_TD, f_TD), ours, rtol=1e-4, atol=1e-5, msg=path)
     assert sum(p.numel() for p in dense.parameters()) == branch.top_k * 3 * 32 * 16  # the active FLOPs, per token

@@ -10,6 +10,7 @@ from lynx_moe.training.settings import AdapterSettings, ModelSettings, Objective
 
 NOT_SETTINGS = {"retention_kl", "auto_mapping", "peft_version", "peft_type", "task_type", "inference_mode"}
 NOT_SETTINGS |= {"base_model_name_or_path", "revision", "base", "dialect"}  # the dialect is a setting of the model
+NOT_SETTINGS |= {"modules_to_save"}  # PEFT's, for other trainers: this one trains nothing but what is new
 
 
 def own_fields() -> dict:
