@@ -42,8 +42,7 @@ def test_every_package_that_the_code_imports_is_declared():
 
 
 def test_every_package_that_the_tests_import_is_in_dev():
-    # Slow tests may need an extra of their own, and say so; the default run is `dev` alone.
-    assert distributions("tests") - {"setuptools"} <= set(declared("train", "quant", "dev", "deepspeed"))
+    assert distributions("tests") - {"setuptools"} <= set(declared("train", "quant", "dev"))
 
 
 @pytest.mark.parametrize("name", sorted(declared("train", "dev")))
