@@ -81,6 +81,18 @@ def tiny_llava(**text: object) -> tuple[transformers.LlavaForConditionalGenerati
     return model, {**_prompts([IMAGE] * 16), "pixel_values": _pixels(2, 3, 32, 32)}
 
 
+QWEN_TOKENS = {"image_token_id": IMAGE, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6}
+
+
+def qwen_inputs() -> dict[str, torch.Tensor]:
+    """Prompts with one picture of 4 x 4 flattened patches each, as the Qwen-VL line takes them."""
+    inputs = _prompts([5, *[IMAGE] * 4, 6])
+    inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).long()
+    inputs["pixel_values"] = _pixels(2 * 16, 3 * 2 * 4 * 4)
+    inputs["image_grid_thw"] = torch.tensor([[1, 4, 4], [1, 4, 4]])
+    return inputs
+
+
 def tiny_qwen2_5_vl() -> tuple[transformers.Qwen2_5_VLForConditionalGeneration, dict[str, torch.Tensor]]:
     """Three-axis rotary positions, dynamic picture size, flattened patches."""
     vision = {
@@ -99,17 +111,10 @@ def tiny_qwen2_5_vl() -> tuple[transformers.Qwen2_5_VLForConditionalGeneration, 
     config = transformers.Qwen2_5_VLConfig(
         vision_config=vision,
         text_config={**TEXT, "rope_parameters": rope},
-        image_token_id=IMAGE,
-        video_token_id=4,
-        vision_start_token_id=5,
-        vision_end_token_id=6,
+        **QWEN_TOKENS,
     )
     model = _build(transformers.Qwen2_5_VLForConditionalGeneration, config)
-    inputs = _prompts([5, *[IMAGE] * 4, 6])
-    inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).long()
-    inputs["pixel_values"] = _pixels(2 * 16, 3 * 2 * 4 * 4)
-    inputs["image_grid_thw"] = torch.tensor([[1, 4, 4], [1, 4, 4]])
-    return model, inputs
+    return model, qwen_inputs()
 
 
 def tiny_smolvlm() -> tuple[transformers.SmolVLMForConditionalGeneration, dict[str, torch.Tensor]]:

@@ -14,12 +14,14 @@ from transformers import AutoConfig
 from tests.tiny import (
     IMAGE,
     PAD,
+    QWEN_TOKENS,
     TEXT,
     VISION,
     VOCAB,
     _build,
     _pixels,
     _prompts,
+    qwen_inputs,
     tiny_internvl,
     tiny_llava,
     tiny_llava_moe,
@@ -142,17 +144,10 @@ def tiny_qwen3_vl_moe():
     config = transformers.Qwen3VLMoeConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=IMAGE,
-        video_token_id=4,
-        vision_start_token_id=5,
-        vision_end_token_id=6,
+        **QWEN_TOKENS,
     )
     model = _build(transformers.Qwen3VLMoeForConditionalGeneration, config)
-    inputs = _prompts([5, *[IMAGE] * 4, 6])
-    inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).long()
-    inputs["pixel_values"] = _pixels(2 * 16, 3 * 2 * 4 * 4)
-    inputs["image_grid_thw"] = torch.tensor([[1, 4, 4], [1, 4, 4]])
-    return model, inputs
+    return model, qwen_inputs()
 
 
 def _blip2(text: transformers.PreTrainedConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +57,9 @@ class GatedLayer(nn.Module, BaseTunerLayer):
         """What the new weights are given, when the frozen module was given `x`."""
         return x
 
+    @abstractmethod
     def changed(self, adapter_name: str, x: Tensor, f: Tensor, turn: Turn) -> Tensor:
         """The output with this adapter: `turn.keep_shut_rows(something, f)`. Called outside any autocast."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         result = self.base_layer(x, *args, **kwargs)

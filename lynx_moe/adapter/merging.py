@@ -24,12 +24,13 @@ from lynx_moe.adapter.branch import Branch
 from lynx_moe.adapter.gate_context import Runtime, runtime_of
 from lynx_moe.adapter.gated import GatedLayer
 from lynx_moe.adapter.projection import Delta
+from lynx_moe.adapter.start import GATED_NAMES
 from lynx_moe.errors import ExportError, FamilyError, NotFiniteError
 from lynx_moe.families.ffn import describe_ffn
 from lynx_moe.families.find import find_ffn_blocks
 from lynx_moe.ops.mixes import MIXES
 
-GATED_FFNS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("gate_up_proj", "down_proj"))
+GATED_FFNS = (*GATED_NAMES, ("gate_up_proj", "down_proj"))
 
 
 class _NotExact(Exception):

@@ -16,7 +16,7 @@ from lynx_moe.errors import ConfigError, FamilyError
 from lynx_moe.families.ffn import FfnShape, describe_ffn
 from lynx_moe.ops.widths import default_expert_width
 
-_GATED_NAMES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+GATED_NAMES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 
 
 def build_branch(config: LynxConfig, frozen: nn.Module, quantised_dtype: torch.dtype = torch.float32) -> Branch:
@@ -115,7 +115,7 @@ def _fill_from_frozen(branch: Branch, frozen: nn.Module, shape: FfnShape, config
 def _frozen_projections(frozen: nn.Module, width: int, expert: int) -> tuple[Tensor, Tensor, Tensor]:
     """Gate `(F, D)`, up `(F, D)` and down `(D, F)` of a frozen FFN, or of one expert of a frozen MoE block."""
     modules = dict(frozen.named_modules())
-    for gate, up, down in _GATED_NAMES:
+    for gate, up, down in GATED_NAMES:
         if {gate, up, down} <= modules.keys():
             return tuple(dequantize_module_weight(modules[n]) for n in (gate, up, down))
     if {"gate_up_proj", "down_proj"} <= modules.keys():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterable
 
 from lynx_moe.families.dialects.base import Dialect, Parsed
@@ -19,13 +20,13 @@ class BracketDialect(Dialect):
     steps: int
     number: re.Pattern[str]
 
+    @abstractmethod
     def spell(self, multiple: int) -> str:
         """The text of one coordinate."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, text: str) -> float:
         """The fraction of the window that one coordinate's text means."""
-        raise NotImplementedError
 
     def encode(self, box: Iterable[float], size: Size) -> str:
         seen = self.seen(box, size)
