@@ -15,7 +15,9 @@ class Obj:
     """One thing in a picture.
 
     ``box`` is the visible extent, xyxy, in original pixels; ``mask`` the visible pixels as a boolean (height, width)
-    array when the source knows them; ``attributes`` maps words like "colour" and "size" to words like "red".
+    array when the source knows them; ``attributes`` maps words like "colour" and "size" to words like "red";
+    ``traits`` are words said of the object that the source does not sort ("wooden", "parked"); ``depth`` is the
+    distance from the camera in the source's units, where it is known.
     """
 
     id: int
@@ -25,6 +27,8 @@ class Obj:
     attributes: dict[str, str] = field(default_factory=dict)
     visible: float = 1.0
     mask: np.ndarray | None = None
+    traits: tuple[str, ...] = ()
+    depth: float | None = None
 
     @property
     def phrase(self) -> str:
@@ -50,9 +54,38 @@ class Obj:
         return self.width * self.height
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relation:
+    """What one object does to another: ``subject`` and ``object`` are ids of objects ("rides", "next to")."""
+
+    subject: int
+    predicate: str
+    object: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """Words said of one place: a referring expression where ``unique`` (it means this place only), else a caption."""
+
+    text: str
+    box: Box
+    unique: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caption:
+    """A sentence about the whole picture; ``spans`` are (start, end, ids of the objects meant) in characters of it."""
+
+    text: str
+    spans: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
+
+
 @dataclass(kw_only=True, slots=True)
 class Scene:
-    """A picture with its objects; ``image_bytes`` yields the encoded file and its extension only when asked."""
+    """A picture with its objects; ``image_bytes`` yields the encoded file and its extension only when asked.
+
+    ``file`` is the picture's path relative to the source's folder, empty for a drawn one.
+    """
 
     index: int
     width: int
@@ -64,7 +97,10 @@ class Scene:
     background: str = ""
     complete: bool = True  # every object there is is listed; annotated photographs rarely promise that
     vocabulary: tuple[str, ...] = ()
-    captions: list[str] = field(default_factory=list)
+    captions: list[Caption] = field(default_factory=list)
+    relations: list[Relation] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=list)
+    file: str = ""
 
     def named(self, phrase: str) -> list[Obj]:
         """All objects that ``phrase`` (a name, or colour and name) could mean."""
