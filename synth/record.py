@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from synth.errors import RecordError
 
-FORMAT = 1
+FORMAT = 2
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
 _EDGE = 1e-3  # pixels a box may reach past the picture's edge through rounding
 
@@ -23,20 +24,23 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the layou
 RECORDS = pa.schema(
     [("id", pa.string()), ("image_id", pa.string()), ("question", pa.string()), ("steps", pa.list_(_STEP)),
      ("answer", pa.string()), ("boxes", _BOXES), ("phrase", pa.string()), ("task", pa.string()), ("kind", pa.string()),
-     ("source", pa.string()), ("split", pa.string()), ("licence", pa.string()), ("seed", pa.string())]
+     ("source", pa.string()), ("split", pa.string()), ("licence", pa.string()), ("seed", pa.string()),
+     ("facts", pa.string()), ("language", pa.string()), ("engine", pa.string())]
 )  # fmt: skip
 
 _STRING, _INT = {"dtype": "string", "_type": "Value"}, {"dtype": "int32", "_type": "Value"}
+_FLOAT = {"dtype": "float64", "_type": "Value"}
 _OBJECT_FEATURES = {
-    "name": _STRING, "kind": _STRING, "box": {"feature": {"dtype": "float64", "_type": "Value"}, "_type": "List"},
-    "attributes": _STRING, "mask": {"feature": _INT, "_type": "List"},
+    "id": _INT, "name": _STRING, "kind": _STRING, "box": {"feature": _FLOAT, "_type": "List"}, "attributes": _STRING,
+    "traits": {"feature": _STRING, "_type": "List"}, "depth": _FLOAT, "mask": {"feature": _INT, "_type": "List"},
 }  # fmt: skip
 _IMAGE_FEATURES = {
     "image_id": _STRING, "image": {"_type": "Image"}, "width": _INT, "height": _INT,
-    "objects": {"feature": _OBJECT_FEATURES, "_type": "List"},
+    "objects": {"feature": _OBJECT_FEATURES, "_type": "List"}, "scene": _STRING,
 }  # fmt: skip
 _OBJECT = pa.struct(
-    [("name", pa.string()), ("kind", pa.string()), ("box", pa.list_(pa.float64())), ("attributes", pa.string()),
+    [("id", pa.int32()), ("name", pa.string()), ("kind", pa.string()), ("box", pa.list_(pa.float64())),
+     ("attributes", pa.string()), ("traits", pa.list_(pa.string())), ("depth", pa.float64()),
      ("mask", pa.list_(pa.int32()))]
 )  # fmt: skip
 IMAGES = pa.schema(
@@ -46,6 +50,7 @@ IMAGES = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("objects", pa.list_(_OBJECT)),
+        ("scene", pa.string()),
     ],
     metadata={"huggingface": json.dumps({"info": {"features": _IMAGE_FEATURES}})},  # datasets then decodes the pictures
 )
@@ -55,16 +60,22 @@ def make_picture(scene: Any, image_id: str) -> dict:
     """Return the row of the images table: the encoded picture and what the scene knows of its objects.
 
     ``attributes`` is a JSON object; ``mask`` the visible pixels as run lengths in row order, background first (empty
-    when the source has no mask).
+    when the source has no mask); ``scene`` what else the scene says, as JSON: `synth.check.scene_from` reads it all.
     """
     data, extension = scene.image_bytes()
     objects = [
-        {"name": o.name, "kind": o.kind, "box": [float(v) for v in o.box], "attributes": json.dumps(o.attributes),
+        {"id": o.id, "name": o.name, "kind": o.kind, "box": [float(v) for v in o.box],
+         "attributes": json.dumps(o.attributes), "traits": list(o.traits), "depth": o.depth,
          "mask": [] if o.mask is None else run_lengths(o.mask)}
         for o in scene.objects
     ]  # fmt: skip
     image = {"bytes": data, "path": f"{image_id.replace('/', '_')}.{extension}"}
-    return {"image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects}
+    said = {name: getattr(scene, name) for name in ("background", "complete", "vocabulary", "colours")}
+    said |= {name: [asdict(entry) for entry in getattr(scene, name)] for name in ("captions", "relations", "regions")}
+    return {
+        "image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects,
+        "scene": json.dumps(said, ensure_ascii=False),
+    }  # fmt: skip
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
@@ -80,13 +91,17 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     return [0, *runs] if flat[0] else runs
 
 
-def make_record(draft: Any, *, task: str, kind: str, image_id: str, scene: Any, split: str, seed: str, k: int) -> dict:
+def make_record(
+    draft: Any, *, facts: dict, task: str, kind: str, image_id: str, scene: Any, split: str, language: str, seed: str,
+    k: int,
+) -> dict:  # fmt: skip
     """Return the row for the ``k``-th draft that ``task`` made of ``scene``; ``seed`` is the stream key of the task."""
     return {
         "id": f"{split}/{scene.source}/{scene.index}/{task}/{k}", "image_id": image_id, "question": draft.question,
         "steps": [{"text": s.text, "boxes": _floats(s.boxes), "objects": list(s.objects)} for s in draft.steps],
         "answer": draft.answer, "boxes": _floats(draft.boxes), "phrase": draft.phrase, "task": task, "kind": kind,
         "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
+        "facts": json.dumps(facts, ensure_ascii=False), "language": language, "engine": "template",
     }  # fmt: skip
 
 

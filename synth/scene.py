@@ -29,12 +29,13 @@ class Obj:
     mask: np.ndarray | None = None
     traits: tuple[str, ...] = ()
     depth: float | None = None
+    between: str = " "  # what a language writes between colour and name
 
     @property
     def phrase(self) -> str:
         """How a person names this object without looking at the others: colour, then name."""
         colour = self.attributes.get("colour")
-        return f"{colour} {self.name}" if colour else self.name
+        return f"{colour}{self.between}{self.name}" if colour else self.name
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -101,17 +102,23 @@ class Scene:
     relations: list[Relation] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
     file: str = ""
+    colours: tuple[str, ...] = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
+
+    def by_id(self, id: int) -> Obj | None:
+        """Return the object with that id, or None."""
+        return next((obj for obj in self.objects if obj.id == id), None)
+
+    def phrase_for(self, obj: Obj) -> str:
+        """Return the shortest phrase that means this object alone, or nothing when there is none."""
+        for phrase in dict.fromkeys((obj.name, obj.phrase)):
+            if len(self.named(phrase)) == 1:
+                return phrase
+        return ""
 
     def named(self, phrase: str) -> list[Obj]:
         """All objects that ``phrase`` (a name, or colour and name) could mean."""
         return [o for o in self.objects if phrase in (o.name, o.phrase)]
 
     def unique_phrases(self) -> list[tuple[str, Obj]]:
-        """Shortest phrases that mean exactly one object each."""
-        found = []
-        for obj in self.objects:
-            for phrase in dict.fromkeys((obj.name, obj.phrase)):
-                if len(self.named(phrase)) == 1:
-                    found.append((phrase, obj))
-                    break
-        return found
+        """Return every object that a phrase means alone, with its shortest such phrase."""
+        return [(phrase, obj) for obj in self.objects if (phrase := self.phrase_for(obj))]

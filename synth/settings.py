@@ -25,6 +25,9 @@ class Settings:
     )
     split: str = field(default="train", metadata={"help": "name of the split; another split draws other pictures"})
     seed: Any = field(default=0, metadata={"help": "number or word; the same seed gives the same bytes"})
+    language: str = field(
+        default="en", metadata={"help": "language of questions and answers: a pack in synth/languages"}
+    )
     questions_per_image: int | None = field(
         default=None, metadata={"help": "questions kept per picture, drawn from those of all tasks; null: keep all"}
     )
@@ -42,6 +45,7 @@ class Settings:
 
     def task_names(self) -> list[str]:
         """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one."""
+        from synth.languages import load_pack
         from synth.tasks import TASKS
         from synth.tasks.base import KINDS
 
@@ -51,14 +55,21 @@ class Settings:
                 f"task={self.task!r} names no task", why="it must be a name, a list of names, or all",
                 fix=f"choose from {', '.join(sorted(TASKS))}",
             )  # fmt: skip
+        worded = load_pack(self.language).tasks
         if list(chosen) == ["all"]:
-            return sorted(TASKS)
+            return sorted(name for name in TASKS if name in worded)
         names = set()
         for name in map(str, chosen):
             if name in KINDS:
-                names.update(known for known, task in TASKS.items() if task.kind == name)
-            elif name in TASKS:
+                names.update(known for known, task in TASKS.items() if task.kind == name and known in worded)
+            elif name in worded:
                 names.add(name)
+            elif name in TASKS:
+                raise SettingsError(
+                    f"task {name!r} has no wording in language {self.language!r}",
+                    why=f"its pack words {', '.join(sorted(worded))}",
+                    fix=f"choose another task, or write [tasks.{name}] in synth/languages/{self.language}.toml",
+                )
             else:
                 raise SettingsError(
                     f"unknown task {name!r}", why=f"known tasks are {', '.join(sorted(TASKS))}",

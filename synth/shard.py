@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synth.errors import disk_trouble
+from synth.languages import load_pack
 from synth.record import IMAGES, RECORDS, check_record, make_picture, make_record
 from synth.settings import Settings
 from synth.sources import Fault, PictureFault, Source
@@ -32,6 +33,8 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
     stream named after seed, split, source, task and index, so no row depends on another picture or on other tasks.
     """
     rows, refused = [], Counter()
+    pack = load_pack(settings.language)
+    spoken = pack.translate(scene)
     image_id = f"{settings.split}/{scene.source}/{scene.index}"
     stream = f"{settings.seed}/{settings.split}/{scene.source}"
     if settings.grounding_share is not None:
@@ -39,12 +42,12 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
         names = [name for name in names if TASKS[name].kind == ("grounding" if grounds else "understanding")]
     for name in names:
         task, seed = TASKS[name], f"{stream}/{name}/{scene.index}"
-        drafts = task.ask(scene, random.Random(seed), settings.split)
-        refused[name] += not drafts
-        for k, draft in enumerate(drafts):
+        asked = task.ask(spoken, random.Random(seed), settings.split, pack)
+        refused[name] += not asked
+        for k, (facts, draft) in enumerate(asked):
             rows.append(
-                make_record(draft, task=name, kind=task.kind, image_id=image_id if task.needs_image else "",
-                            scene=scene, split=settings.split, seed=seed, k=k)
+                make_record(draft, facts=facts, task=name, kind=task.kind, image_id=image_id if task.needs_image else "",
+                            scene=scene, split=settings.split, language=settings.language, seed=seed, k=k)
             )  # fmt: skip
             check_record(rows[-1], scene.width, scene.height)
     wanted = settings.questions_per_image

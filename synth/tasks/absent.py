@@ -1,18 +1,17 @@
 """Ask for a thing that is not there: the honest answer holds no box."""
 
-from synth.tasks.base import Draft, missing, phrasing, task
-from synth.tasks.find_one import _SEEN, _UNSEEN
+from synth.tasks.base import Draft, task
+from synth.tasks.space import is_missing, missing
 
 
-@task("absent", kind="grounding")
-def absent(scene, rng, split):
+def _propose(scene, rng):
     phrase = missing(scene, rng)
-    if not phrase:
-        return []
-    return [
-        Draft(
-            question=phrasing(rng, split, _SEEN, _UNSEEN).format(p=phrase),
-            answer=f"There is no {phrase}.",
-            phrase=phrase,
-        )
-    ]
+    return [{"absent": phrase}] if phrase else []
+
+
+@task("absent", kind="grounding", propose=_propose)
+def absent(scene, facts, say):
+    phrase = facts["absent"]
+    if not is_missing(scene, phrase):
+        return None
+    return Draft(question=say("question", p=phrase), answer=say("answer", p=phrase), phrase=phrase)

@@ -2,51 +2,69 @@
 
 import itertools
 
-from synth.tasks.base import SIDES, Draft, lies, phrasing, task
+from synth.tasks.base import Draft, task
+from synth.tasks.space import SIDES, found_by, lies
 
-_FURTHER = (("further left", 0, -1), ("further right", 0, 1), ("higher", 1, -1), ("lower", 1, 1))
+_FURTHER = {"further left": (0, -1), "further right": (0, 1), "higher": (1, -1), "lower": (1, 1)}
 _MARGIN = 0.12  # of the picture's side: nearer than this a person would hesitate
+_LARGER = 1.7  # times the area
 
 
 def _pairs(scene, rng):
-    pairs = list(itertools.combinations(scene.unique_phrases(), 2))
+    """Up to four pairs of things, each in an order drawn anew."""
+    pairs = list(itertools.combinations([obj.id for _, obj in scene.unique_phrases()], 2))
     rng.shuffle(pairs)
-    return [tuple(rng.sample(pair, 2)) for pair in pairs[:4]]
+    for pair in pairs[:4]:
+        one, two = rng.sample(pair, 2)
+        yield {"one": one, "two": two}
 
 
-@task("larger", kind="understanding")
-def larger(scene, rng, split):
-    seen = ("Which is larger, the {p} or the {q}?", "What is larger, the {p} or the {q}?")
-    unseen = ("Of the {p} and the {q}, which is larger?",)
-    return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(p=p, q=q), answer=p if one.area > two.area else q)
-        for (p, one), (q, two) in _pairs(scene, rng)
-        if max(one.area, two.area) > 1.7 * min(one.area, two.area)
-    ]
+def _both(scene, facts):
+    one, two = found_by(scene, facts, "one"), found_by(scene, facts, "two")
+    return (*one, *two) if one and two else None
 
 
-@task("further", kind="understanding")
-def further(scene, rng, split):
-    seen = ("Which is {f}, the {p} or the {q}?", "What is {f}, the {p} or the {q}?")
-    unseen = ("Of the {p} and the {q}, which is {f}?",)
-    drafts = []
-    for (p, one), (q, two) in _pairs(scene, rng):
-        word, k, sign = rng.choice(_FURTHER)
-        apart = sign * (one.centre[k] - two.centre[k])
-        if abs(apart) > _MARGIN * (scene.width, scene.height)[k]:
-            question = phrasing(rng, split, seen, unseen).format(f=word, p=p, q=q)
-            drafts.append(Draft(question=question, answer=p if apart > 0 else q))
-    return drafts
+@task("larger", kind="understanding", propose=_pairs)
+def larger(scene, facts, say):
+    if not (both := _both(scene, facts)):
+        return None
+    p, one, q, two = both
+    if max(one.area, two.area) <= _LARGER * min(one.area, two.area):
+        return None
+    return Draft(question=say("question", p=p, q=q), answer=p if one.area > two.area else q)
 
 
-@task("side", kind="understanding")
-def side(scene, rng, split):
-    seen, unseen = ("Is the {p} {s} the {q}?",), ("Does the {p} lie {s} the {q}?",)
-    drafts = []
-    for (p, one), (q, two) in _pairs(scene, rng):
-        true = [s for s in SIDES if lies(one, s, two)]
+@task(
+    "further", kind="understanding",
+    propose=lambda scene, rng: (pair | {"way": rng.choice(tuple(_FURTHER))} for pair in _pairs(scene, rng)),
+)  # fmt: skip
+def further(scene, facts, say):
+    if not (both := _both(scene, facts)):
+        return None
+    p, one, q, two = both
+    k, sign = _FURTHER[facts["way"]]
+    apart = sign * (one.centre[k] - two.centre[k])
+    if abs(apart) <= _MARGIN * (scene.width, scene.height)[k]:
+        return None
+    return Draft(question=say("question", f=say.word(facts["way"]), p=p, q=q), answer=p if apart > 0 else q)
+
+
+def _sides(scene, rng):
+    """The true side of each pair, or as often the opposite one."""
+    for pair in _pairs(scene, rng):
+        true = [s for s in SIDES if lies(scene.by_id(pair["one"]), s, scene.by_id(pair["two"]))]
         if true:
             opposite = SIDES[SIDES.index(true[0]) ^ 1]
-            word, answer = rng.choice(((true[0], "yes"), (opposite, "no")))
-            drafts.append(Draft(question=phrasing(rng, split, seen, unseen).format(p=p, s=word, q=q), answer=answer))
-    return drafts
+            yield pair | {"side": rng.choice((true[0], opposite))}
+
+
+@task("side", kind="understanding", propose=_sides)
+def side(scene, facts, say):
+    if not (both := _both(scene, facts)):
+        return None
+    p, one, q, two = both
+    opposite = SIDES[SIDES.index(facts["side"]) ^ 1]
+    if lies(one, facts["side"], two) == lies(one, opposite, two):
+        return None
+    answer = say.word("yes" if lies(one, facts["side"], two) else "no")
+    return Draft(question=say("question", p=p, s=say.word(facts["side"]), q=q), answer=answer)

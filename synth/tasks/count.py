@@ -1,18 +1,23 @@
 """How many, in one number, without pointing; of two names a picture, or counts would outnumber all other questions."""
 
-from synth.tasks.base import Draft, phrasing, plural, task
-
-_SEEN = ("How many {p} are there?", "How many {p} do you see?", "Tell me the number of {p}.")
-_UNSEEN = ("What is the number of {p}?", "Tell me how many {p} you see.")
+from synth.tasks.base import Draft, task
+from synth.tasks.space import names_of
 
 
-@task("count", kind="understanding")
-def count(scene, rng, split):
-    names = dict.fromkeys(o.name for o in scene.objects)
-    asked = [(plural(n), len(scene.named(n))) for n in rng.sample(list(names), min(2, len(names)))]
+def _propose(scene, rng):
+    names = names_of(scene)
+    yield from ({"name": name} for name in rng.sample(names, min(2, len(names))))
     if scene.complete:
-        asked.append(("things", len(scene.objects)))
-    absent = [n for n in scene.vocabulary if n not in names]
+        yield {"name": None}  # all things
+    absent = [name for name in scene.vocabulary if name not in names]
     if absent and rng.random() < 0.5:
-        asked.append((plural(rng.choice(absent)), 0))
-    return [Draft(question=phrasing(rng, split, _SEEN, _UNSEEN).format(p=p), answer=str(n)) for p, n in asked]
+        yield {"name": rng.choice(absent)}
+
+
+@task("count", kind="understanding", propose=_propose)
+def count(scene, facts, say):
+    name = facts["name"]
+    found = scene.objects if name is None else [o for o in scene.objects if o.name == name]
+    if (name is None and not scene.complete) or not (found or name is None or name in scene.vocabulary):
+        return None
+    return Draft(question=say("question", s=name or say.word("thing")), answer=say("answer", n=len(found)))

@@ -1,15 +1,22 @@
 """Whether a thing is there; as often no as yes, and no is often a near miss."""
 
-from synth.tasks.base import Draft, a, missing, phrasing, task
-
-_SEEN = ("Is there {p}?", "Do you see {p}?", "Is there {p} in the picture?", "Tell me if there is {p}.")
-_UNSEEN = ("Do you see {p} in the picture?", "Tell me if you see {p}.")
+from synth.tasks.base import Draft, task
+from synth.tasks.space import is_missing, missing
 
 
-@task("exists", kind="understanding")
-def exists(scene, rng, split):
+def _propose(scene, rng):
     if not scene.objects:
-        return []
+        return
     there, absent = rng.choice(scene.objects), missing(scene, rng)
-    asked = [(there.phrase if rng.random() < 0.7 else there.name, "yes")] + ([(absent, "no")] if absent else [])
-    return [Draft(question=phrasing(rng, split, _SEEN, _UNSEEN).format(p=a(p)), answer=yes) for p, yes in asked]
+    yield {"asked": there.phrase if rng.random() < 0.7 else there.name}
+    if absent:
+        yield {"asked": absent}
+
+
+@task("exists", kind="understanding", propose=_propose)
+def exists(scene, facts, say):
+    phrase = facts["asked"]
+    there = bool(scene.named(phrase))
+    if not there and not is_missing(scene, phrase):
+        return None
+    return Draft(question=say("question", p=phrase), answer=say.word("yes" if there else "no"))

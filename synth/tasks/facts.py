@@ -4,35 +4,46 @@ A base that only ever looks before its answer begins cannot be taught boxes by e
 attention. Place and extent are never asked together with all their numbers: no list amounts to a box.
 """
 
-from synth.tasks.base import Draft, form_of, listing, phrasing, task
+from synth.tasks.base import Draft, task
 from synth.tasks.measure import tens
-from synth.tasks.where import band_words
+from synth.tasks.space import form_of, found_by
+from synth.tasks.where import bands
 
-_SEEN = ("Tell me the {f} of the {p}.", "What are the {f} of the {p}?")
-_UNSEEN = ("Say the {f} of the {p}.",)
-
-
-def _known(scene, obj) -> dict[str, str]:
-    """What can plainly be said of the thing, by the word it is asked with."""
-    row, column = band_words(scene, obj)
-    facts = {"row": row, "column": column, **{word: obj.attributes.get(word) for word in ("size", "colour")}}
-    facts["form"] = form_of(obj)
-    facts["width"] = tens(obj.width / scene.width)
-    facts["height"] = tens(obj.height / scene.height)
-    return {word: str(said) for word, said in facts.items() if said}
+_A_BOX = {"row", "column", "width", "height"}
 
 
-@task("facts", kind="understanding")
-def facts(scene, rng, split):
+def _known(scene, obj) -> dict[str, str | int]:
+    """What can plainly be said of the thing, by the term it is asked with; attributes are words of the language."""
+    row, column = bands(scene, obj)
+    known = {"row": row, "column": column, **{term: obj.attributes.get(term) for term in ("size", "colour")}}
+    known["form"] = form_of(obj)
+    known["width"], known["height"] = tens(obj.width / scene.width), tens(obj.height / scene.height)
+    return {term: said for term, said in known.items() if said}
+
+
+def _propose(scene, rng):
     """Two to four facts of every thing that has them; numbers never of both axes beside both words of place."""
-    drafts = []
-    for phrase, obj in scene.unique_phrases():
+    for _, obj in scene.unique_phrases():
         known = _known(scene, obj)
-        words = rng.sample(sorted(known), min(rng.randint(2, 4), len(known)))
-        if {"row", "column", "width", "height"} <= set(words):
-            words.remove("width")
-        if len(words) < 2:
-            continue
-        question = phrasing(rng, split, _SEEN, _UNSEEN).format(f=listing(words), p=phrase)
-        drafts.append(Draft(question=question, answer=f"The {phrase}: [{', '.join(known[w] for w in words)}]."))
-    return drafts
+        terms = rng.sample(sorted(known), min(rng.randint(2, 4), len(known)))
+        if _A_BOX <= set(terms):
+            terms.remove("width")
+        if len(terms) >= 2:
+            yield {"target": obj.id, "asked": terms}
+
+
+@task("facts", kind="understanding", propose=_propose)
+def facts(scene, facts, say):
+    if not (found := found_by(scene, facts)):
+        return None
+    phrase, obj = found
+    known, terms = _known(scene, obj), facts["asked"]
+    if len(terms) < 2 or not set(terms) <= set(known) or _A_BOX <= set(terms):
+        return None
+    said = [known[t] if t in ("size", "colour") else _word(known[t], say) for t in terms]
+    question = say("question", f=[say.word(term) for term in terms], p=phrase)
+    return Draft(question=question, answer=say("answer", p=phrase, v=", ".join(said)))
+
+
+def _word(value, say):
+    return str(value) if isinstance(value, int) else say.word(value)

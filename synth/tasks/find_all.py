@@ -1,26 +1,19 @@
-"""Find every thing of one name, left to right."""
+"""Find every thing of one name, left to right: detection in words."""
 
-from synth.tasks.base import Draft, phrasing, plural, task
-
-_SEEN = (
-    "Find all {p}.", "Point to every {s}.", "Give the boxes of all {p}.", "Locate all {p}.",
-    "Mark every {s} with a box.", "Find every {s} and give its box.",
-)  # fmt: skip
-_UNSEEN = ("Locate every {s} and give its box.", "Mark all {p} with a box.", "Give the box of every {s}.")
+from synth.tasks.base import Draft, task
+from synth.tasks.space import left_to_right, names_of
 
 
-@task("find_all", kind="grounding")
-def find_all(scene, rng, split):
-    drafts = []
-    for name in dict.fromkeys(o.name for o in scene.objects):
-        found = sorted(scene.named(name), key=lambda o: o.centre)
-        at = " ".join(f"{{box:{k}}}" for k in range(len(found)))
-        drafts.append(
-            Draft(
-                question=phrasing(rng, split, _SEEN, _UNSEEN).format(p=plural(name), s=name),
-                answer=f"Found {len(found)}: {at}.",
-                boxes=[o.box for o in found],
-                phrase=plural(name),
-            )
-        )
-    return drafts
+@task("find_all", kind="grounding", propose=lambda scene, rng: ({"name": name} for name in names_of(scene)))
+def find_all(scene, facts, say):
+    name = facts["name"]
+    found = left_to_right(scene, name)
+    if not found:
+        return None
+    at = " ".join(f"{{box:{k}}}" for k in range(len(found)))
+    return Draft(
+        question=say("question", s=name),
+        answer=say("answer", n=len(found), at=at),
+        boxes=[o.box for o in found],
+        phrase=say("phrase", s=name),
+    )

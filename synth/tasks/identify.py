@@ -1,74 +1,58 @@
 """Name what is seen, without boxes: colour, shape, size, form, what lies beside, what lies behind."""
 
-from synth.tasks.base import SIDES, Draft, form_of, only_one_on, phrasing, task
+from synth.tasks.base import Draft, task
+from synth.tasks.space import beside as lying_beside
+from synth.tasks.space import form_of, found_by, told_beside
 
 
-@task("colour", kind="understanding")
-def colour(scene, rng, split):
-    seen = (
-        "What colour is the {n}?", "Which colour has the {n}?", "Name the colour of the {n}.",
-        "Tell me the colour of the {n}.",
-    )  # fmt: skip
-    unseen = ("Which colour is the {n}?", "Tell me what colour the {n} has.")
-    return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(n=o.name), answer=o.attributes["colour"])
-        for o in scene.objects
-        if "colour" in o.attributes and len(scene.named(o.name)) == 1
-    ]
+def _each(scene, rng):
+    return ({"target": obj.id} for _, obj in scene.unique_phrases())
 
 
-@task("shape", kind="understanding")
-def shape(scene, rng, split):
-    coloured = [o for o in scene.objects if "colour" in o.attributes]
-    seen = ("What shape is {c}?", "Which shape is {c}?", "Name the {c} shape.", "Tell me which shape is {c}.")
-    unseen = ("Name the shape that is {c}.", "What is the {c} shape?")
-    return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(c=o.attributes["colour"]), answer=o.name)
-        for o in coloured
-        if sum(p.attributes["colour"] == o.attributes["colour"] for p in coloured) == 1
-    ]
+@task("colour", kind="understanding", propose=lambda scene, rng: ({"target": o.id} for o in scene.objects))
+def colour(scene, facts, say):
+    """Of things which their name alone means: the phrase with the colour would tell."""
+    obj = scene.by_id(facts["target"])
+    if obj is None or "colour" not in obj.attributes or len(scene.named(obj.name)) > 1:
+        return None
+    return Draft(question=say("question", n=obj.name), answer=obj.attributes["colour"])
 
 
-@task("size", kind="understanding")
-def size(scene, rng, split):
-    seen = ("Is the {p} small or large?", "How big is the {p}?", "Tell me the size of the {p}.")
-    unseen = ("Is the {p} large or small?", "What size is the {p}?")
-    return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(p=phrase), answer=obj.attributes["size"])
-        for phrase, obj in scene.unique_phrases()
-        if "size" in obj.attributes
-    ]
+@task("shape", kind="understanding", propose=lambda scene, rng: ({"target": o.id} for o in scene.objects))
+def shape(scene, facts, say):
+    """Of the only thing that is said to have its colour, where things without a colour are drawings, not shapes."""
+    obj = scene.by_id(facts["target"])
+    colour = obj and obj.attributes.get("colour")
+    if not colour or not scene.complete or sum(o.attributes.get("colour") == colour for o in scene.objects) > 1:
+        return None
+    return Draft(question=say("question", c=colour), answer=obj.name)
 
 
-@task("form", kind="understanding")
-def form(scene, rng, split):
+@task("size", kind="understanding", propose=_each)
+def size(scene, facts, say):
+    found = found_by(scene, facts)
+    if not found or "size" not in found[1].attributes:
+        return None
+    return Draft(question=say("question", p=found[0]), answer=found[1].attributes["size"])
+
+
+@task("form", kind="understanding", propose=_each)
+def form(scene, facts, say):
     """Wide or tall, asked only where it plainly is one of them."""
-    seen, unseen = ("Is the {p} wide or tall?", "What form has the {p}, wide or tall?"), ("Is the {p} tall or wide?",)
-    return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(p=phrase), answer=form_of(obj))
-        for phrase, obj in scene.unique_phrases()
-        if form_of(obj)
-    ]
+    found = found_by(scene, facts)
+    if not found or not form_of(found[1]):
+        return None
+    return Draft(question=say("question", p=found[0]), answer=say.word(form_of(found[1])))
 
 
-@task("beside", kind="understanding")
-def beside(scene, rng, split):
-    seen = ("What is {s} the {p}?", "Name the thing {s} the {p}.", "Tell me what is {s} the {p}.")
-    unseen = ("What lies {s} the {p}?", "Name what is {s} the {p}.")
-    drafts = []
-    for phrase, anchor in scene.unique_phrases():
-        for side in SIDES:
-            target = only_one_on(scene, side, anchor)
-            if target:
-                question = phrasing(rng, split, seen, unseen).format(s=side, p=phrase)
-                drafts.append(Draft(question=question, answer=target.phrase))
-    return drafts
+@task("beside", kind="understanding", propose=lambda scene, rng: lying_beside(scene))
+def beside(scene, facts, say):
+    if not (told := told_beside(scene, facts)):
+        return None
+    phrase, _, target = told
+    return Draft(question=say("question", s=say.word(facts["side"]), p=phrase), answer=target.phrase)
 
 
-@task("background", kind="understanding")
-def background(scene, rng, split):
-    if not scene.background:
-        return []
-    seen = ("What is in the background?", "What is behind the things?", "Name the background.")
-    unseen = ("What do you see in the background?", "Tell me the background.")
-    return [Draft(question=phrasing(rng, split, seen, unseen), answer=scene.background)]
+@task("background", kind="understanding", propose=lambda scene, rng: [{}])
+def background(scene, facts, say):
+    return Draft(question=say("question"), answer=scene.background) if scene.background else None

@@ -3,11 +3,9 @@
 A size is written `[30, 40]`: the tokens that boxes will be written with get a real use about what is seen.
 """
 
-from synth.tasks.base import Draft, in_sentences, phrasing, task
+from synth.tasks.base import Draft, task
+from synth.tasks.space import found_by, some_of, told_of_some
 
-_WORDS = (("wide", "width"), ("tall", "height"))
-_SEEN = ("How {a} is the {p}, in percent?", "What is the {n} of the {p}, in percent?", "Tell me how {a} the {p} is.")
-_UNSEEN = ("In percent, how {a} is the {p}?", "Tell me the {n} of the {p}, in percent.")
 _MARGIN = 3.5  # percent: asked only this close to a multiple of ten, so that the answer is plain
 
 
@@ -17,28 +15,33 @@ def tens(share: float) -> int | None:
     return nearest if nearest and abs(100 * share - nearest) <= _MARGIN else None
 
 
-@task("measure", kind="understanding")
-def measure(scene, rng, split):
+def _share(scene, obj, axis: str) -> float:
+    return obj.width / scene.width if axis == "width" else obj.height / scene.height
+
+
+def _propose(scene, rng):
     """Of one thing a picture."""
-    drafts = []
-    for phrase, obj in scene.unique_phrases():
-        for (adjective, noun), share in zip(_WORDS, (obj.width / scene.width, obj.height / scene.height), strict=True):
-            if tens(share):
-                question = phrasing(rng, split, _SEEN, _UNSEEN).format(a=adjective, n=noun, p=phrase)
-                drafts.append(Draft(question=question, answer=f"{tens(share)} percent"))
-    return rng.sample(drafts, min(1, len(drafts)))
+    of = [
+        {"target": obj.id, "axis": axis}
+        for _, obj in scene.unique_phrases() for axis in ("width", "height") if tens(_share(scene, obj, axis))
+    ]  # fmt: skip
+    return rng.sample(of, min(1, len(of)))
 
 
-@task("sizes", kind="understanding")
-def sizes(scene, rng, split):
+@task("measure", kind="understanding", propose=_propose)
+def measure(scene, facts, say):
+    if not (found := found_by(scene, facts)):
+        return None
+    share = tens(_share(scene, found[1], facts["axis"]))
+    return share and Draft(question=say(facts["axis"], p=found[0]), answer=say("answer", n=share))
+
+
+def _pairs(scene) -> dict[int, str]:
+    pairs = {o.id: [tens(_share(scene, o, "width")), tens(_share(scene, o, "height"))] for o in scene.objects}
+    return {k: str(pair) for k, pair in pairs.items() if all(pair)}
+
+
+@task("sizes", kind="understanding", propose=lambda scene, rng: some_of(scene, rng, _pairs(scene)))
+def sizes(scene, facts, say):
     """Width and height as a pair."""
-    pairs = {o.id: [tens(o.width / scene.width), tens(o.height / scene.height)] for o in scene.objects}
-    return in_sentences(
-        scene, rng, split, {k: str(pair) for k, pair in pairs.items() if all(pair)}, "The {p} is of size {v}.", " ",
-        one=(
-            ("Tell me the size of the {p}.", "What are the width and height of the {p}?"),
-            ("What is the size of the {p}, in numbers?",),
-        ),
-        two=(("Tell me the sizes of the {p} and the {q}.",), ("What are the sizes of the {p} and the {q}?",)),
-        each=(("Tell me the size of each {s}.",), ("What is the size of each {s}?",)),
-    )  # fmt: skip
+    return told_of_some(scene, facts, _pairs(scene), say)

@@ -2,75 +2,66 @@
 
 import random
 
-from synth.tasks.base import Draft, Step, phrasing, task
+from synth.tasks.base import Draft, Step, task
+
+_ORDINALS = ("first", "second", "third", "fourth")
 
 
 def _some(rng: random.Random, low: int, high: int) -> list[int]:
     return [rng.randrange(101) for _ in range(rng.randint(low, high))]
 
 
-def _sum(rng: random.Random) -> Draft:
-    x, y = rng.randrange(51), rng.randrange(50)
-    return Draft(question=f"What is {x} + {y}?", answer=str(x + y))
+def _numbers_to_repeat(rng: random.Random) -> list[float]:
+    return _some(rng, 3, 4) if rng.random() < 0.6 else [round(rng.random(), 2) for _ in range(rng.randint(2, 4))]
 
 
-def _next(rng: random.Random) -> Draft:
-    x = rng.randrange(98)
-    return Draft(question=f"Count on from {x}.", answer=f"{x + 1}, {x + 2}")
-
-
-def _sort(rng: random.Random) -> Draft:
+def _with_position(rng: random.Random) -> list[int]:
     xs = _some(rng, 3, 4)
-    return Draft(question=f"Sort {xs}.", answer=str(sorted(xs)))
+    return [rng.randrange(len(xs)), *xs]
 
 
-def _reverse(rng: random.Random) -> Draft:
-    xs = _some(rng, 3, 5)
-    return Draft(question=f"Reverse {xs}.", answer=str(xs[::-1]))
+# What each game draws; what it asks and answers is in _tell.
+_GAMES = {
+    "sum": lambda rng: [rng.randrange(51), rng.randrange(50)],
+    "next": lambda rng: [rng.randrange(98)],
+    "sort": lambda rng: _some(rng, 3, 4),
+    "reverse": lambda rng: _some(rng, 3, 5),
+    "repeat": _numbers_to_repeat,
+    "largest": lambda rng: _some(rng, 3, 5),
+    "smallest": lambda rng: _some(rng, 3, 5),
+    "from_percent": lambda rng: [rng.randrange(100)],
+    "to_percent": lambda rng: [rng.randrange(100)],
+    "position": _with_position,
+    "steps": lambda rng: [rng.randrange(31) for _ in range(3)],
+}
 
 
-def _repeat(rng: random.Random) -> Draft:
-    xs = _some(rng, 3, 4) if rng.random() < 0.6 else [round(rng.random(), 2) for _ in range(rng.randint(2, 4))]
-    return Draft(question=f"Repeat {xs}.", answer=str(xs))
+def _values(game: str, xs: list, say) -> dict:
+    """What the wordings of the game are filled in with."""
+    if game in ("largest", "smallest"):
+        return {"w": say.word(game), "xs": str(xs), "x": {"largest": max, "smallest": min}[game](xs)}
+    if game == "position":
+        return {"w": say.word(_ORDINALS[xs[0]]), "xs": str(xs[1:]), "x": xs[1:][xs[0]]}
+    if game in ("sort", "reverse", "repeat"):
+        return {"xs": str(xs), "x": str({"sort": sorted(xs), "reverse": xs[::-1], "repeat": xs}[game])}
+    if game in ("from_percent", "to_percent"):
+        return {"n": xs[0], "x": f"{xs[0] / 100:.2f}"}
+    if game == "next":
+        return {"n": xs[0], "x": f"{xs[0] + 1}, {xs[0] + 2}"}
+    x, y, z = (*xs, 0)[:3]
+    return {"a": x, "b": y, "c": z, "ab": x + y, "abc": x + y + z}
 
 
-def _extreme(rng: random.Random) -> Draft:
-    xs = _some(rng, 3, 5)
-    word, best = rng.choice((("largest", max(xs)), ("smallest", min(xs))))
-    return Draft(question=f"Find the {word} number in {xs}.", answer=f"The {word} number is {best}.")
-
-
-def _percent(rng: random.Random) -> Draft:
-    x = rng.randrange(100)
-    if rng.random() < 0.5:
-        return Draft(question=f"Write {x} percent as a number.", answer=f"{x / 100:.2f}")
-    return Draft(question=f"Write {x / 100:.2f} in percent.", answer=f"{x} percent")
-
-
-def _position(rng: random.Random) -> Draft:
-    xs = _some(rng, 3, 4)
-    k = rng.randrange(len(xs))
-    word = ("first", "second", "third", "fourth")[k]
-    return Draft(question=f"Point out the {word} number in {xs}.", answer=f"The {word} number is {xs[k]}.")
-
-
-def _steps(rng: random.Random) -> Draft:
-    x, y, z = (rng.randrange(31) for _ in range(3))
-    return Draft(
-        question=f"What is {x} + {y} + {z}?",
-        steps=[Step(text=f"Find {x} + {y} = {x + y}."), Step(text=f"Find {x + y} + {z} = {x + y + z}.")],
-        answer=f"The number is {x + y + z}.",
-    )
-
-
-_GAMES = (_sum, _next, _sort, _reverse, _repeat, _extreme, _percent, _position, _steps)
-
-
-@task("numbers", kind="understanding", needs_image=False)
-def numbers(scene, rng, split):
+def _propose(scene, rng):
     """Two games a draw. Asked the same in every split, but for the words before it."""
-    drafts = [rng.choice(_GAMES)(rng) for _ in range(2)]
-    seen, unseen = ("{q}", "{q}", "Task: {q}", "Now: {q}"), ("Do this: {q}",)
-    for draft in drafts:
-        draft.question = phrasing(rng, split, seen, unseen).format(q=draft.question)
-    return drafts
+    return [{"game": game, "xs": _GAMES[game](rng)} for game in rng.choices(tuple(_GAMES), k=2)]
+
+
+@task("numbers", kind="understanding", propose=_propose, needs_image=False)
+def numbers(scene, facts, say):
+    game = facts["game"]
+    values = _values(game, facts["xs"], say)
+    steps = [Step(text=say(key, **values)) for key in ("step_one", "step_two")] if game == "steps" else []
+    return Draft(
+        question=say("question", q=say(f"{game}_asked", **values)), steps=steps, answer=say(f"{game}_answer", **values)
+    )

@@ -1,25 +1,30 @@
 """Repeat a sentence of common words, in text alone: it gives the words that answers are written with a real use."""
 
 from synth.render import COLOURS, SHAPES, things
-from synth.tasks.base import Draft, phrasing, plural, task
-
-_COMMON = (
-    "The", "the", "a", "an", "is", "at", "no", "There", "are", "Found", "found", "Find", "find", "It", "it", "thing",
-    "things", "of", "to", "by", "box", "boxes", "count", "Count", "and", "with", "Step", "Point", "Give", "Mark", "out",
-    "Locate", "all", "every", "each", "pointing", "name", "left", "right", "above", "below", "what", "its", "Let's",
-    "think", "step", "in", "for", "on", "this", "that",
-)  # fmt: skip
+from synth.tasks.base import Draft, task
 
 
-@task("words", kind="understanding", needs_image=False)
-def words(scene, rng, split):
+def _propose(scene, rng):
+    """Terms of the language by what they are, so that only a pack spells them: one sentence a picture."""
     names = (*things(), *SHAPES)
-    known = (*_COMMON, *_COMMON, *names, *map(plural, names), *COLOURS)
-    chosen = [rng.choice(known) for _ in range(rng.randint(3, 7))]
-    for k in range(1, len(chosen)):
-        if rng.random() < 0.25:
-            chosen[k] = rng.choice((str(rng.randrange(101)), "Step 1:", "Step 2:", f"[{rng.randrange(101)}]"))
-    sentence = " ".join(chosen) + rng.choice((".", ".", ":", ""))
-    seen, unseen = ("Say: {s}", "Repeat: {s}", "Do repeat: {s}"), ("Say this: {s}", "Repeat this: {s}")
-    question = phrasing(rng, split, seen, unseen).format(s=sentence)
-    return [Draft(question=question, answer=sentence)]
+    chosen = []
+    for k in range(rng.randint(3, 7)):
+        what = rng.random()
+        if k and what < 0.25:
+            chosen.append(
+                rng.choice((["number", rng.randrange(101)], ["step", 1], ["step", 2], ["box", rng.randrange(101)]))
+            )
+        else:
+            chosen.append(["common", rng.random()] if what < 0.7 else ["name", rng.choice((*names, *COLOURS))])
+    yield {"words": chosen, "end": rng.choice((".", ".", ":", ""))}
+
+
+@task("words", kind="understanding", propose=_propose, needs_image=False)
+def words(scene, facts, say):
+    common = say.pack.common
+    spelled = {
+        "common": lambda share: common[int(share * len(common))], "number": str, "box": lambda n: f"[{n}]",
+        "name": lambda name: say.pack.names.get(name, name), "step": lambda n: f"Step {n}:",
+    }  # fmt: skip
+    sentence = say.pack.between_sentences.join(spelled[what](value) for what, value in facts["words"]) + facts["end"]
+    return Draft(question=say("question", s=sentence), answer=sentence)

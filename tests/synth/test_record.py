@@ -17,6 +17,7 @@ def row(**changes):
         "steps": [{"text": "Find the cat {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "objects": ["cat"]}],
         "answer": "The cat is at {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "phrase": "the cat", "task": "find_one",
         "kind": "grounding", "source": "rendered", "split": "train", "licence": "CC0", "seed": "0/train/find_one/0",
+        "facts": '{"target": 3}', "language": "en", "engine": "template",
     }  # fmt: skip
     return {**good, **changes}
 
@@ -66,7 +67,8 @@ def test_a_record_has_every_column_of_the_format_and_no_other():
 
     step = Step(text="s", boxes=[(1, 2, 3, 4)], objects=["x"])
     draft = Draft(question="q", answer="a", steps=[step], boxes=[(1, 2, 3, 4)])
-    made = make_record(draft, task="t", kind="grounding", image_id="i", scene=Picture(), split="train", seed="s", k=2)
+    where = {"image_id": "i", "scene": Picture(), "split": "train", "language": "en", "seed": "s", "k": 2}
+    made = make_record(draft, facts={"target": 3}, task="t", kind="grounding", **where)
     assert list(made) == RECORDS.names
     assert made["id"] == "train/rendered/7/t/2"
     assert made["boxes"] == [[1.0, 2.0, 3.0, 4.0]] == made["steps"][0]["boxes"]

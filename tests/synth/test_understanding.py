@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from synth.languages import load_pack
 from synth.scene import Obj, Scene
 from synth.tasks import TASKS
 from synth.tasks.base import task
@@ -29,7 +30,8 @@ STARS = (thing(2, "star", 90, 10, 110, 30, colour="red"), thing(3, "star", 90, 7
 def asked(task: str, *objects: Obj, split: str = "train", draws: int = 40) -> set[tuple[str, str]]:
     """Every question and answer that `task` has for the scene, over many draws of wording."""
     here = scene(*objects)
-    return {(d.question, d.answer) for k in range(draws) for d in TASKS[task].ask(here, random.Random(k), split)}
+    drawn = (TASKS[task].ask(here, random.Random(k), split, load_pack("en")) for k in range(draws))
+    return {(draft.question, draft.answer) for drafts in drawn for _, draft in drafts}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def asked(task: str, *objects: Obj, split: str = "train", draws: int = 40) -> se
         ("where", (CAT, DOG), "Where is the dog?", "lower far right"),
         ("places", (CAT,), "Say where the cat is.", "The cat is at the top far left."),
         ("places", (CAT, CAT), "Say where each cat is.", "2 cats: at the top far left, at the top far left."),
-        ("sizes", (CAT,), "Tell me the size of the cat.", "The cat is of size [20, 20]."),
+        ("sizes", (CAT,), "Tell me the size of the cat, in numbers.", "The cat is of size [20, 20]."),
         ("sizes", (DOG,), "Tell me the size of each dog.", "1 dog: [20, 60]."),
         ("measure", (CAT, DOG), "How wide is the cat, in percent?", "20 percent"),
         ("measure", (CAT, DOG), "What is the height of the dog, in percent?", "60 percent"),
@@ -97,4 +99,4 @@ def test_unseen_wordings_are_not_in_training(task):
 @pytest.mark.parametrize("name", ["grounding", "understanding"])
 def test_a_task_cannot_be_called_like_a_kind(name):
     with pytest.raises(ValueError, match="all tasks of the kind"):
-        task(name, kind="grounding")
+        task(name, kind="grounding", propose=lambda scene, rng: [])

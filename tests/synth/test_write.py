@@ -15,6 +15,7 @@ from PIL import Image
 import synth
 from synth import folder
 from synth.errors import OutputError, OutputExistsError, RecordError, SettingsError
+from synth.languages import load_pack
 from synth.sources import SOURCES, PictureFault
 from synth.sources import SourceKind as Kind
 from synth.sources.rendered import RenderedSource
@@ -255,27 +256,34 @@ def test_bad_pictures_are_counted_by_reason_and_the_rest_is_kept(tmp_path, monke
     assert {row["id"].split("/")[2] for row in rows(tmp_path / "d")} == set("01245")
 
 
-def test_text_only_tasks_have_no_picture_and_store_none(tmp_path, monkeypatch):
-    def ask(scene, rng, split):
-        return [Draft(question=f"What follows {rng.randrange(9)}?", answer="a number")]
+def register(monkeypatch, name, **parts):
+    """A task of these parts, for one test; its words are its own."""
+    parts = {"kind": "grounding", "propose": lambda scene, rng: [{"n": rng.randrange(9)}], **parts}
+    monkeypatch.setitem(TASKS, name, Task(name=name, **parts))
+    monkeypatch.setitem(load_pack("en").tasks, name, {})
 
-    monkeypatch.setitem(TASKS, "texty", Task(name="texty", kind="understanding", ask=ask, needs_image=False))
+
+def test_text_only_tasks_have_no_picture_and_store_none(tmp_path, monkeypatch):
+    def tell(scene, facts, say):
+        return Draft(question=f"What follows {facts['n']}?", answer="a number")
+
+    register(monkeypatch, "texty", kind="understanding", tell=tell, needs_image=False)
     synth.make(settings(tmp_path / "d", task="texty"))
     assert {row["image_id"] for row in rows(tmp_path / "d")} == {""} and len(rows(tmp_path / "d")) == 6
     assert rows(tmp_path / "d", "images") == []
 
 
 def test_scenes_that_cannot_carry_a_task_are_counted_as_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(TASKS, "never", Task(name="never", kind="grounding", ask=lambda scene, rng, split: []))
+    register(monkeypatch, "never", tell=lambda scene, facts, say: None)
     manifest = synth.make(settings(tmp_path / "d", task=["never", "exists"]))
     assert manifest["splits"]["train"]["refused"] == {"never": 6}
 
 
 def test_a_task_that_breaks_the_format_stops_the_run_with_its_name(tmp_path, monkeypatch):
-    def ask(scene, rng, split):
-        return [Draft(question="q", answer="{box:0}", boxes=[(0, 0, scene.width + 5, 1)])]
+    def tell(scene, facts, say):
+        return Draft(question="q", answer="{box:0}", boxes=[(0, 0, scene.width + 5, 1)])
 
-    monkeypatch.setitem(TASKS, "wrong", Task(name="wrong", kind="grounding", ask=ask))
+    register(monkeypatch, "wrong", tell=tell)
     with pytest.raises(RecordError, match="wrong"):
         synth.make(settings(tmp_path / "d", task="wrong"))
     assert not (tmp_path / "d" / "manifest.json").exists()

@@ -1,0 +1,84 @@
+"""The checker: derives a record again from its stored facts and its scene, and says what differs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+from synth.languages import load_pack
+from synth.languages.say import SayAll
+from synth.scene import Caption, Obj, Region, Relation, Scene
+from synth.tasks import TASKS
+
+_PIXELS = 1e-6  # what a box may lose on its way through a file
+
+
+def faults(record: dict, scene: Scene | None) -> Iterator[str]:
+    """Yield what is wrong with a record about ``scene`` (as its source gave it; None for a record without picture).
+
+    The task's ``tell`` speaks again from ``record["facts"]``: it returns nothing where the scene does not bear the facts
+    out, and answer, steps and boxes must be what it says. The question must be one of the pack's wordings of it. Of a
+    record that an engine has reworded (``record["engine"]`` is not "template") question and steps are that engine's
+    to check; its answer and all its boxes are compared all the same.
+    """
+    task, pack = TASKS.get(record["task"]), load_pack(record["language"])
+    if task is None:
+        yield f"there is no task {record['task']!r}"
+        return
+    say = SayAll(pack, task.name)
+    draft = task.tell(scene and pack.translate(scene), json.loads(record["facts"]), say)
+    if draft is None:
+        yield "the picture does not bear out what is asked"
+        return
+    reworded = record["engine"] != "template"
+    if not reworded and record["question"] not in say.said.get(draft.question, {draft.question}):
+        yield f"question is {record['question']!r}, not {draft.question!r} or another wording of it"
+    if record["answer"] not in say.said.get(draft.answer, {draft.answer}):
+        yield f"answer is {record['answer']!r}, not {draft.answer!r}"
+    if not _same(record["boxes"], draft.boxes):
+        yield f"boxes of the answer are {record['boxes']}, not {draft.boxes}"
+    if record["phrase"] != draft.phrase:
+        yield f"phrase is {record['phrase']!r}, not {draft.phrase!r}"
+    if len(record["steps"]) != len(draft.steps):
+        yield f"{len(record['steps'])} steps, not {len(draft.steps)}"
+    for k, (found, step) in enumerate(zip(record["steps"], draft.steps, strict=False), 1):
+        if not reworded and found["text"] not in say.said.get(step.text, {step.text}):
+            yield f"step {k} is {found['text']!r}, not {step.text!r}"
+        if not _same(found["boxes"], step.boxes):
+            yield f"boxes of step {k} are {found['boxes']}, not {step.boxes}"
+        if list(found["objects"]) != list(step.objects):
+            yield f"objects of step {k} are {found['objects']}, not {step.objects}"
+
+
+def _same(found: list, told: list) -> bool:
+    return len(found) == len(told) and all(
+        len(a) == len(b) and all(math.isclose(x, y, abs_tol=_PIXELS) for x, y in zip(a, b, strict=True))
+        for a, b in zip(found, told, strict=True)
+    )
+
+
+def scene_from(picture: dict) -> Scene:
+    """Return the scene of a row of the images table: all that questions are derived from, without the pixels."""
+    known = json.loads(picture["scene"])
+    known |= {name: tuple(known[name]) for name in ("vocabulary", "colours")}
+    known["captions"] = [
+        Caption(text=c["text"], spans=tuple((a, b, tuple(ids)) for a, b, ids in c["spans"])) for c in known["captions"]
+    ]
+    known["relations"] = [Relation(**relation) for relation in known["relations"]]
+    known["regions"] = [Region(**region | {"box": tuple(region["box"])}) for region in known["regions"]]
+    objects = [
+        Obj(
+            id=o["id"], name=o["name"], kind=o["kind"], box=tuple(o["box"]), attributes=json.loads(o["attributes"]),
+            traits=tuple(o["traits"]), depth=o["depth"],
+        )
+        for o in picture["objects"]
+    ]  # fmt: skip
+    return Scene(
+        index=0, width=picture["width"], height=picture["height"], objects=objects, image_bytes=_no_bytes,
+        source="", licence="", **known,
+    )  # fmt: skip
+
+
+def _no_bytes():
+    raise ValueError("a scene read from a table has no picture; read the image column")

@@ -1,0 +1,107 @@
+"""The checker: every record that is made passes, and a change to any of its parts is caught, whatever the part."""
+
+import copy
+import json
+import random
+
+import pytest
+
+from synth.check import faults, scene_from
+from synth.languages import LANGUAGES, load_pack
+from synth.record import make_picture
+from synth.settings import Settings
+from synth.shard import scene_records
+from synth.sources.rendered import RenderedSource
+from synth.tasks import TASKS
+
+PICTURES = 12
+
+
+def made(language: str):
+    """(record, scene as it comes back from the table) of every task over some pictures, seen and unseen wordings."""
+    for split in ("train", "unseen"):
+        settings = Settings(language=language, split=split)
+        for index in range(PICTURES):
+            scene = RenderedSource().scene(index, split, 0)
+            stored = scene_from(make_picture(scene, "a/b/c"))
+            for record in scene_records(scene, settings, settings.task_names())[0]:
+                yield record, stored if record["image_id"] else None
+
+
+@pytest.fixture(scope="module", params=LANGUAGES)
+def records(request):
+    return list(made(request.param))
+
+
+def test_every_record_passes_its_checker(records):
+    assert {record["task"] for record, _ in records} <= set(TASKS)
+    assert [fault for record, scene in records for fault in faults(record, scene)] == []
+
+
+def corrupted(record: dict):
+    """The record with one part changed at a time: (what was changed, record)."""
+
+    def changed(part, change):
+        other = copy.deepcopy(record)
+        change(other)
+        return part, other
+
+    for part in ("question", "answer"):
+        yield changed(part, lambda r, part=part: r.update({part: r[part].replace(r[part][0], "", 1) or "x"}))
+    for k in range(len(record["boxes"])):
+        for edge in range(4):
+            yield changed(
+                f"box {k}", lambda r, k=k, edge=edge: r["boxes"][k].__setitem__(edge, r["boxes"][k][edge] + 1)
+            )
+        yield changed(f"box {k} lost", lambda r, k=k: r["boxes"].pop(k))
+    for k, step in enumerate(record["steps"]):
+        yield changed(f"step {k}", lambda r, k=k: r["steps"][k].update(text=r["steps"][k]["text"] + " No."))
+        yield changed(f"step {k} lost", lambda r, k=k: r["steps"].pop(k))
+        for n in range(len(step["boxes"])):
+            yield changed(f"step {k} box", lambda r, k=k, n=n: r["steps"][k]["boxes"][n].__setitem__(0, 0.5))
+        if step["objects"]:
+            yield changed(f"step {k} objects", lambda r, k=k: r["steps"][k].update(objects=["ghost"]))
+    if record["phrase"]:
+        yield changed("phrase", lambda r: r.update(phrase=r["phrase"] + "s"))
+
+
+def test_every_corruption_is_caught(records):
+    tried = 0
+    for record, scene in records:
+        for part, other in corrupted(record):
+            tried += 1
+            assert list(faults(other, scene)), f"{part} of {record['id']}: {record['question']} {record['answer']}"
+    assert tried > 10 * len(records) / 5
+
+
+def test_an_answer_that_belongs_to_another_record_is_caught(records):
+    """The likeliest corruption of all: texts of the right form that are about something else."""
+    rng = random.Random(0)
+    by_task = {}
+    for record, scene in records:
+        by_task.setdefault(record["task"], []).append((record, scene))
+    for group in by_task.values():
+        for (record, scene), (other, _) in zip(group, rng.sample(group, len(group)), strict=True):
+            parts = [part for part in ("question", "answer", "boxes", "steps", "phrase") if record[part] != other[part]]
+            for part in parts:
+                if part == "question":  # another wording of the same question is no corruption
+                    continue
+                assert list(faults({**record, part: other[part]}, scene)), (record["id"], part)
+
+
+def test_facts_that_the_picture_does_not_bear_out_are_caught(records):
+    for record, scene in records:
+        told = json.loads(record["facts"])
+        for key in ("target", "anchor"):
+            if key in told:
+                assert list(faults({**record, "facts": json.dumps({**told, key: 99})}, scene))
+
+
+def test_every_pack_words_what_its_tasks_say():
+    english = load_pack("en")
+    assert set(english.tasks) == set(TASKS)
+    for language in LANGUAGES:
+        pack = load_pack(language)
+        assert set(pack.tasks) <= set(TASKS)
+        for name, entry in pack.tasks.items():
+            assert set(entry) == set(english.tasks[name]), (language, name)
