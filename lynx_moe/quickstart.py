@@ -169,7 +169,7 @@ def coco_records(out: Path) -> RecordSet:
     folder, data = out / "coco", out / "coco-data"
     if not (folder / "instances.json").is_file():
         python("-m", "synth.export_coco", str(folder), "--size", str(COCO_PICTURES))
-    asked = ("source=coco", f"coco.folder={folder}", "split=all", "task=[find_one,find_all]", f"out={data}")
+    asked = ("source=coco", f"folder.path={folder}", "split=all", "task=[find_one,find_all]", f"out={data}")
     python("-m", "synth", *asked)
     return load_records(data, "all", limit=COCO_QUESTIONS)
 

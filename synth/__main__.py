@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synth.errors import SettingsError, SynthError, nearest
 from synth.settings import Settings
-from synth.sources import SOURCES
+from synth.sources import AUTO, SOURCES
 from synth.tasks import TASKS
 from synth.write import make
 
@@ -63,7 +63,9 @@ def usage() -> str:
     keys = _keys(Settings)
     width = max(map(len, keys))
     lines = ["python -m synth [key=value ...]", "", *(f"  {key:{width}}  {text}" for key, text in keys.items()), ""]
-    return "\n".join([*lines, f"tasks:   {', '.join(sorted(TASKS))}", f"sources: {', '.join(sorted(SOURCES))}"])
+    return "\n".join(
+        [*lines, f"tasks:   {', '.join(sorted(TASKS))}", f"sources: {', '.join((AUTO, *sorted(SOURCES)))}"]
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

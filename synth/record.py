@@ -56,20 +56,25 @@ IMAGES = pa.schema(
 )
 
 
-def make_picture(scene: Any, image_id: str) -> dict:
+def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     """Return the row of the images table: the encoded picture and what the scene knows of its objects.
+
+    With ``link`` the picture's bytes are None and its path is that of the scene's file, below the source's root.
 
     ``attributes`` is a JSON object; ``mask`` the visible pixels as run lengths in row order, background first (empty
     when the source has no mask); ``scene`` what else the scene says, as JSON: `synth.check.scene_from` reads it all.
     """
-    data, extension = scene.image_bytes()
     objects = [
         {"id": o.id, "name": o.name, "kind": o.kind, "box": [float(v) for v in o.box],
          "attributes": json.dumps(o.attributes), "traits": list(o.traits), "depth": o.depth,
-         "mask": [] if o.mask is None else run_lengths(o.mask)}
+         "mask": [] if (mask := o.pixels()) is None else run_lengths(mask)}
         for o in scene.objects
     ]  # fmt: skip
-    image = {"bytes": data, "path": f"{image_id.replace('/', '_')}.{extension}"}
+    if link:
+        image = {"bytes": None, "path": scene.file}
+    else:
+        data, extension = scene.image_bytes()
+        image = {"bytes": data, "path": f"{image_id.replace('/', '_')}.{extension}"}
     said = {name: getattr(scene, name) for name in ("background", "complete", "vocabulary", "colours")}
     said |= {name: [asdict(entry) for entry in getattr(scene, name)] for name in ("captions", "relations", "regions")}
     return {

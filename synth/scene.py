@@ -15,7 +15,8 @@ class Obj:
     """One thing in a picture.
 
     ``box`` is the visible extent, xyxy, in original pixels; ``mask`` the visible pixels as a boolean (height, width)
-    array when the source knows them; ``attributes`` maps words like "colour" and "size" to words like "red";
+    array when the source knows them, or what makes it when called (see ``pixels``);
+    ``attributes`` maps words like "colour" and "size" to words like "red";
     ``traits`` are words said of the object that the source does not sort ("wooden", "parked"); ``depth`` is the
     distance from the camera in the source's units, where it is known.
     """
@@ -26,7 +27,7 @@ class Obj:
     kind: str = "thing"
     attributes: dict[str, str] = field(default_factory=dict)
     visible: float = 1.0
-    mask: np.ndarray | None = None
+    mask: np.ndarray | Callable[[], np.ndarray | None] | None = None
     traits: tuple[str, ...] = ()
     depth: float | None = None
     between: str = " "  # what a language writes between colour and name
@@ -36,6 +37,10 @@ class Obj:
         """How a person names this object without looking at the others: colour, then name."""
         colour = self.attributes.get("colour")
         return f"{colour}{self.between}{self.name}" if colour else self.name
+
+    def pixels(self) -> np.ndarray | None:
+        """The mask, drawn now if the source has only its outline."""
+        return self.mask() if callable(self.mask) else self.mask
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -85,7 +90,7 @@ class Caption:
 class Scene:
     """A picture with its objects; ``image_bytes`` yields the encoded file and its extension only when asked.
 
-    ``file`` is the picture's path relative to the source's folder, empty for a drawn one.
+    ``file`` is the picture's path relative to the source's ``root``, empty for a drawn one.
     """
 
     index: int

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from synth.errors import SettingsError, nearest
-from synth.sources.coco import CocoOptions
+from synth.sources.options import FolderOptions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -19,7 +19,9 @@ class Settings:
         default="all",
         metadata={"help": "tasks or kinds (grounding, understanding), or all; each picture gets every one"},
     )
-    source: str = field(default="rendered", metadata={"help": "where pictures come from"})
+    source: str = field(
+        default="rendered", metadata={"help": "where pictures come from; auto: what folder.path looks like"}
+    )
     size: int | None = field(
         default=None, metadata={"help": "number of pictures; null: all of a source, 1000 of an endless one"}
     )
@@ -41,7 +43,13 @@ class Settings:
     shard_size: int = field(default=1000, metadata={"help": "pictures per file; an interrupted run resumes by file"})
     workers: int = field(default=1, metadata={"help": "processes; the number does not change the result"})
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
-    coco: CocoOptions = field(default_factory=CocoOptions, metadata={"help": "options of source=coco"})
+    images: str = field(
+        default="embed",
+        metadata={"help": "embed: pictures are stored; link: only their paths, and their files are not even opened"},
+    )
+    folder: FolderOptions = field(
+        default_factory=FolderOptions, metadata={"help": "options of the sources that read an annotated folder"}
+    )
 
     def task_names(self) -> list[str]:
         """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one."""
@@ -93,6 +101,11 @@ class Settings:
             raise SettingsError(
                 f"grounding_share={share!r} is not a number from 0 to 1 or null", why="it is a share of the pictures",
                 fix="for example grounding_share=0.75",
+            )  # fmt: skip
+        if self.images not in ("embed", "link"):
+            raise SettingsError(
+                f"images={self.images!r} is unknown", why="pictures are stored (embed) or named by their path (link)",
+                fix="images=embed or images=link",
             )  # fmt: skip
         if not re.fullmatch(r"[A-Za-z0-9_]+", self.split):
             raise SettingsError(

@@ -85,18 +85,23 @@ def make_shard(
             except PictureFault as problem:
                 quarantine(problem.fault)
                 continue
+            rows, refusals = scene_records(scene, settings, names)
+            image_id = next((row["image_id"] for row in rows if row["image_id"]), None)
+            try:  # the pixels are read only now, for a picture that is asked about; nothing of a bad one is written
+                picture = make_picture(scene, image_id, link=settings.images == "link") if image_id else None
+            except PictureFault as problem:
+                quarantine(problem.fault)
+                continue
             for fault in object_faults(index):
                 quarantine(fault)
-            rows, refusals = scene_records(scene, settings, names)
             refused.update(refusals)
             for row in rows:
                 write_records(row)
                 counts[row["task"]] += 1
             licences[scene.licence] += len(rows)
-            image_id = next((row["image_id"] for row in rows if row["image_id"]), None)
-            if image_id is not None:
+            if picture is not None:
                 pictures += 1
-                write_image(make_picture(scene, image_id))
+                write_image(picture)
     return {
         "pictures": pictures, "counts": dict(counts), "refused": {k: v for k, v in refused.items() if v},
         "quarantined": dict(quarantined), "faults": faults, "licences": {k: v for k, v in licences.items() if v},

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,7 +21,7 @@ from synth import folder
 from synth.errors import SourceError, SynthError, disk_trouble
 from synth.settings import Settings
 from synth.shard import make_shard, sha256_of
-from synth.sources import ENDLESS, Fault, open_source
+from synth.sources import ENDLESS, Fault, found, open_source
 
 _FAULTS_NAMED = 200  # rows named in the manifest; all are counted
 _ENDLESS_SIZE = 1000  # pictures taken from an endless source when nobody says how many
@@ -39,6 +39,9 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     """
     console = console or Console(stderr=True)
     settings.check()
+    named, settings = settings.source, found(settings)
+    if settings.source != named:
+        console.print(f"{settings.folder.path}: read as source={settings.source}")
     out = Path(settings.out)
     described = folder.describe(settings)
     key = folder.settings_hash(described)
@@ -46,10 +49,10 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     if folder.is_done(manifest, out, settings.split, described, overwrite=settings.overwrite):
         console.print(f"{out}: split {settings.split!r} is already made with these settings; nothing to do")
         return manifest
-    source = open_source(settings)
+    work = out / folder.PARTIAL / f"{settings.split}-{key[:16]}"
+    source = open_source(settings, work)
     size = _size(settings, len(source), console)
     num_shards = math.ceil(size / settings.shard_size)
-    work = out / folder.PARTIAL / f"{settings.split}-{key[:16]}"
     with disk_trouble(work):
         work.mkdir(parents=True, exist_ok=True)
     jobs = [(k, range(k * settings.shard_size, min(size, (k + 1) * settings.shard_size))) for k in range(num_shards)]
@@ -60,6 +63,8 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     _make_shards(settings, source, todo, work, size, console)
     reports = [json.loads((work / f"{k}.json").read_text()) for k in range(num_shards)]
     entry = {"settings": described, "settings_hash": key, "size": size, **_sum(reports, getattr(source, "faults", ()))}
+    if settings.images == "link":
+        entry["pictures_root"] = str(source.root.resolve())
     manifest = folder.publish(out, settings.split, entry, work, final)
     records, pictures = sum(entry["counts"].values()), entry["pictures"]
     console.print(f"{out}: split {settings.split!r} has {records} records over {pictures} pictures")
@@ -73,7 +78,7 @@ def _size(settings: Settings, available: int, console: Console) -> int:
         raise SourceError(
             f"source {settings.source!r} has no pictures in split {settings.split!r}",
             why="there is nothing to make records of",
-            fix="choose another split, or a source with pictures; source=coco divides by coco.val_fraction",
+            fix="choose another split, or a source with pictures; folder.val_fraction divides where a format does not",
         )
     if settings.size is None:
         return _ENDLESS_SIZE if available >= ENDLESS else available
@@ -136,7 +141,7 @@ class _Stopped(Exception):
 def _start_worker(settings: Settings, work: str, ticks, stop) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _worker.update(settings=settings, work=Path(work), ticks=ticks, stop=stop, source=open_source(settings))
+    _worker.update(settings=settings, work=Path(work), ticks=ticks, stop=stop, source=open_source(settings, Path(work)))
 
 
 def _leave_with_parent() -> None:
@@ -162,15 +167,18 @@ def _one_shard(source, settings: Settings, job: tuple[int, range], work: Path, t
         folder.write_text(work / f"{k}.json", json.dumps(report))  # last: a shard with a report is a finished one
 
 
-def _sum(reports: list[dict], source_faults: Sequence[Fault]) -> dict:
+def _sum(reports: list[dict], source_faults: Iterable[Fault]) -> dict:
     """Add up the shards' reports and the faults which the source has outside of any picture."""
     total = {name: Counter() for name in ("counts", "refused", "quarantined", "licences")}
     for report in reports:
         for name, counter in total.items():
             counter.update(report[name])
-    faults = [[fault.reason, fault.row] for fault in source_faults[:_FAULTS_NAMED]]
+    faults = []
+    for fault in source_faults:  # perhaps more than memory holds
+        total["quarantined"][fault.reason] += 1
+        if len(faults) < _FAULTS_NAMED:
+            faults.append([fault.reason, fault.row])
     faults += [fault for report in reports for fault in report["faults"]]
-    total["quarantined"].update(fault.reason for fault in source_faults)
     return {
         "pictures": sum(report["pictures"] for report in reports),
         **{name: dict(sorted(counter.items())) for name, counter in total.items()}, "faults": faults[:_FAULTS_NAMED],

@@ -25,6 +25,7 @@ def load_records(
     kinds: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     limit: int | None = None,
+    pictures_root: str | Path | None = None,
 ) -> RecordSet:
     """Open one split of a folder of records.
 
@@ -35,12 +36,14 @@ def load_records(
         tasks: keep only these tasks, where "grounding" and "understanding" stand for all tasks of that kind; None
             keeps all.
         limit: keep a fixed random subset of this many (the same for everybody), in the order of the folder.
+        pictures_root: folder of the pictures, where the data only names them (`images=link`); None takes the folder
+            that the manifest names.
 
     Raises:
         RecordError: the folder is missing or unfinished, has no such split, kind or task, or does not fit the format.
     """
     folder = Path(folder)
-    _check_manifest(folder)
+    manifest = _checked_manifest(folder)
     records = _open(folder, "records", split)
     images = _open(folder, "images", split, optional=True)
     missing = [name for name in COLUMNS if name not in records.column_names]
@@ -51,10 +54,12 @@ def load_records(
             fix="make the data again with the synth of this version",
         )
     rows = _chosen(records, folder, kinds=kinds, tasks=tasks, limit=limit)
-    return RecordSet(records, images, _sizes(images), rows, _picture_rows(records, images, folder)[rows])
+    root = pictures_root or (manifest.get("splits", {}).get(split) or {}).get("pictures_root")
+    picture_rows = _picture_rows(records, images, folder)[rows]
+    return RecordSet(records, images, _sizes(images), rows, picture_rows, None if root is None else Path(root))
 
 
-def _check_manifest(folder: Path) -> None:
+def _checked_manifest(folder: Path) -> dict:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
     except FileNotFoundError:
@@ -73,6 +78,7 @@ def _check_manifest(folder: Path) -> None:
             why="the manifest does not say finished: true",
             fix="run the same synth command again; it goes on where it stopped",
         )
+    return manifest
 
 
 def _open(folder: Path, table: str, split: str, *, optional: bool = False):

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from lynx_moe.data.linked import open_linked
 from lynx_moe.errors import RecordError
 
 NO_PICTURE = -1
@@ -88,14 +90,24 @@ class RecordSet(Sequence[Record]):
         sizes: (pictures, 2) width and height of every picture.
         rows: (n,) row numbers into `records`.
         image_rows: (n,) row numbers into `images`, -1 where a record has no picture.
+        pictures_root: folder of the pictures that the table only names; None when all are stored.
     """
 
-    def __init__(self, records, images, sizes: np.ndarray, rows: np.ndarray, image_rows: np.ndarray):
+    def __init__(
+        self,
+        records,
+        images,
+        sizes: np.ndarray,
+        rows: np.ndarray,
+        image_rows: np.ndarray,
+        pictures_root: Path | None = None,
+    ):
         self._records = records
         self._images = images
         self._sizes = sizes
         self._rows = rows
         self._image_rows = image_rows
+        self._pictures_root = pictures_root
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -129,7 +141,10 @@ class RecordSet(Sequence[Record]):
         return (self[index] for index in range(len(self)))
 
     def _decode(self, picture: int) -> Image.Image:
-        return Image.open(BytesIO(self._images[picture]["image"]["bytes"]))
+        stored = self._images[picture]["image"]
+        if stored["bytes"] is None:
+            return open_linked(self._pictures_root, stored["path"], tuple(self._sizes[picture].tolist()))
+        return Image.open(BytesIO(stored["bytes"]))
 
     def picture(self, index: int) -> int:
         """Number of the picture of record `index`, the same for records that share it; -1 for none."""
@@ -151,7 +166,9 @@ class RecordSet(Sequence[Record]):
     def select(self, positions: Sequence[int]) -> RecordSet:
         """The records at `positions`, in that order."""
         chosen = np.asarray(positions, dtype=np.int64)
-        return RecordSet(self._records, self._images, self._sizes, self._rows[chosen], self._image_rows[chosen])
+        return RecordSet(
+            self._records, self._images, self._sizes, self._rows[chosen], self._image_rows[chosen], self._pictures_root
+        )
 
     def counts(self) -> Counter[str]:
         """How many records each task has."""

@@ -1,27 +1,36 @@
-"""Where scenes come from. A new source is one file here, a row in ``SOURCES`` and, for options, one in ``Settings``."""
+"""Where scenes come from. A new way to draw is one file here and a row in ``SOURCES``, an annotated format one in
+``FORMATS``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from synth.errors import SettingsError, nearest
 from synth.scene import Scene
-from synth.sources.coco import CocoSource
+from synth.sources.annotated import AnnotatedSource, fingerprint
 from synth.sources.fault import Fault, PictureFault
+from synth.sources.format import Format
+from synth.sources.formats import FORMATS, detect
 from synth.sources.rendered import RenderedSource
 
 if TYPE_CHECKING:
     from synth.settings import Settings
 
+AUTO = "auto"  # look at the folder's files
 ENDLESS = 2**31 - 1  # the length of a source that never runs out
 
-__all__ = ["ENDLESS", "SOURCES", "Fault", "PictureFault", "Source", "open_source"]
+__all__ = ["AUTO", "ENDLESS", "SOURCES", "Fault", "PictureFault", "Source", "found", "open_source"]
 
 
 class Source(Protocol):
-    """What a source offers; ``scene`` is random access, the same for the same arguments in every process."""
+    """What a source offers; ``scene`` is random access, the same for the same arguments in every process.
+
+    A source of foreign data also has ``faults`` and ``object_faults(index)``, and ``root``, the folder that its
+    pictures' names are relative to, or None.
+    """
 
     def __len__(self) -> int: ...
 
@@ -31,17 +40,27 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """How to open a source, and what of its options and files decides its content (goes into the settings hash)."""
+    """How to open a source, and what of its options and files decides its content (goes into the settings hash).
 
-    open: Callable[[Settings], Source]
+    ``open`` gets the settings and a folder for scratch files of this very run, the same in every process.
+    """
+
+    open: Callable[[Settings, Path], Source]
     fingerprint: Callable[[Settings], dict] = field(default=lambda settings: {})
 
 
+def _annotated(name: str, form: Format) -> SourceKind:
+    return SourceKind(
+        lambda settings, work: AnnotatedSource(
+            name, form, settings.folder, settings.split, work, link=settings.images == "link"
+        ),
+        lambda settings: fingerprint(name, form, settings.folder),
+    )
+
+
 SOURCES: dict[str, SourceKind] = {
-    "rendered": SourceKind(lambda settings: RenderedSource()),
-    "coco": SourceKind(
-        lambda settings: CocoSource(settings.coco, settings.split), lambda settings: settings.coco.fingerprint()
-    ),
+    "rendered": SourceKind(lambda settings, work: RenderedSource()),
+    **{name: _annotated(name, form) for name, form in FORMATS.items()},
 }
 
 
@@ -49,12 +68,23 @@ def source_kind(name: str) -> SourceKind:
     """Return the named source's entry; raises ``SettingsError`` with the nearest names when there is none."""
     if name not in SOURCES:
         raise SettingsError(
-            f"unknown source {name!r}", why=f"known sources are {', '.join(sorted(SOURCES))}",
+            f"unknown source {name!r}", why=f"known sources are {', '.join((AUTO, *sorted(SOURCES)))}",
             fix=f"source={nearest(name, SOURCES)}",
         )  # fmt: skip
     return SOURCES[name]
 
 
-def open_source(settings: Settings) -> Source:
-    """Return the source that ``settings`` name, opened for their split."""
-    return source_kind(settings.source).open(settings)
+def found(settings: Settings) -> Settings:
+    """Return the settings with ``source=auto`` replaced by what the folder's files look like."""
+    return replace(settings, source=detect(settings.folder.path)) if settings.source == AUTO else settings
+
+
+def open_source(settings: Settings, work: Path) -> Source:
+    """Return the source that ``settings`` name, opened for their split; ``work`` is a folder for scratch files."""
+    source = source_kind(settings.source).open(settings, work)
+    if settings.images == "link" and getattr(source, "root", None) is None:
+        raise SettingsError(
+            f"images=link, but source={settings.source} has no picture files to link to",
+            why="its pictures are made or stored inside of a table", fix="images=embed",
+        )  # fmt: skip
+    return source

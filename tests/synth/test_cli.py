@@ -43,7 +43,7 @@ def test_a_failure_exits_with_one_and_a_message_without_a_traceback(tmp_path):
     "override, said",
     [
         ("questions=4", "questions_per_image"),
-        ("coco.foldr=x", "coco.folder"),
+        ("folder.pth=x", "folder.path"),
         ("+size=3", "nearest: size"),
         ("~size", "key=value"),
         ("size", "key=value"),
@@ -58,9 +58,9 @@ def test_an_override_that_cannot_be_used_says_why(override, said):
 
 
 def test_values_arrive_with_their_types():
-    made = cli.settings_from(["size=null", "seed=a", "task=[x,y]", "coco.val_fraction=0.5", "overwrite=true"])
+    made = cli.settings_from(["size=null", "seed=a", "task=[x,y]", "folder.val_fraction=0.5", "overwrite=true"])
     assert (made.size, made.seed, list(made.task)) == (None, "a", ["x", "y"])
-    assert (made.coco.val_fraction, made.overwrite) == (0.5, True)
+    assert (made.folder.val_fraction, made.overwrite) == (0.5, True)
 
 
 def test_the_yaml_repeats_no_default_and_an_installed_synth_needs_none(monkeypatch, tmp_path):
@@ -72,7 +72,7 @@ def test_the_yaml_repeats_no_default_and_an_installed_synth_needs_none(monkeypat
 def test_help_tells_every_setting_task_and_source(capsys):
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ["find_one", "rendered", "coco.folder", *(f.name for f in fields(Settings) if f.name != "coco")]:
+    for name in ["find_one", "rendered", "auto", "folder.path", *(f.name for f in fields(Settings))]:
         assert name in text
 
 

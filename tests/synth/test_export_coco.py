@@ -3,13 +3,13 @@
 import json
 
 from synth.export_coco import export_coco, main
-from synth.sources.coco import CocoOptions, CocoSource
 from synth.sources.rendered import RenderedSource
+from tests.synth.sources.opened import opened
 
 
 def test_coco_source_reads_back_the_boxes_that_were_rendered(tmp_path):
     export_coco(tmp_path, size=6, split="val", seed=3)
-    source = CocoSource(CocoOptions(folder=str(tmp_path)), "all")
+    source = opened("coco", tmp_path)
     assert len(source) == 6
     for index in range(6):
         true = RenderedSource().scene(index, "val", 3)

@@ -9,8 +9,10 @@ from PIL import Image
 
 import synth
 from synth.errors import SettingsError, SourceError
-from synth.sources.coco import CocoOptions, CocoSource, split_of
 from synth.sources.fault import PictureFault
+from synth.sources.index import split_of
+from synth.sources.options import FolderOptions
+from tests.synth.sources.opened import opened
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 7, "name": "traffic light"}]
 
@@ -29,15 +31,20 @@ def write(folder, images, annotations, draw=True, **more):
         Image.new("RGB", (image["width"], image["height"]), (90, 120, 40)).save(folder / "images" / image["file_name"])
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES, **more}
     (folder / "instances.json").write_text(json.dumps(content))
-    return CocoOptions(folder=str(folder))
+    return FolderOptions(path=str(folder))
 
 
 def only_scene(options):
-    return CocoSource(options).scene(0, "all", 0)
+    return opened("coco", options).scene(0, "all", 0)
+
+
+def names_of(options, split):
+    source = opened("coco", options, split)
+    return {source.scene(k, split, 0).file for k in range(len(source))}
 
 
 def reasons(options, index=0):
-    return [fault.reason for fault in CocoSource(options).object_faults(index)]
+    return [fault.reason for fault in opened("coco", options).object_faults(index)]
 
 
 def test_boxes_become_corner_form_in_original_pixels_with_category_names(tmp_path):
@@ -99,11 +106,11 @@ def test_bad_pictures_are_quarantined_with_their_reason(tmp_path):
     found = {}
     for index in range(5):
         with pytest.raises(PictureFault) as caught:
-            CocoSource(options).scene(index, "all", 0)
+            opened("coco", options).scene(index, "all", 0).image_bytes()
         found[caught.value.fault.row] = caught.value.fault.reason
     assert found == {
         "a_missing.png": "missing picture", "b_torn.jpg": "unreadable picture", "c_text.png": "unreadable picture",
-        "d_size.png": "size differs from the annotation", "../e_outside.png": "missing picture",
+        "d_size.png": "size differs from the annotation", "../e_outside.png": "path leaves the folder",
     }  # fmt: skip
 
 
@@ -128,7 +135,7 @@ def test_val_takes_its_share_by_file_name_and_new_pictures_move_no_others(tmp_pa
     images = [picture(k, f"{k:03d}.png", (2, 2)) for k in range(200)]
     options = write(tmp_path, images, [], draw=False)
     options.val_fraction = 0.25
-    names = {s: {p["file_name"] for p in CocoSource(options, s)._pictures} for s in ("train", "val", "unseen", "all")}
+    names = {s: names_of(options, s) for s in ("train", "val", "unseen", "all")}
     assert names["train"] | names["val"] == names["all"] and not names["train"] & names["val"]
     assert names["unseen"] == names["val"]
     assert 25 < len(names["val"]) < 75
@@ -139,13 +146,13 @@ def test_the_licence_is_the_pictures_own_or_the_option(tmp_path):
     images = [picture(1, license=4), picture(2, license=9), picture(3)]
     options = write(tmp_path, images, [], licenses=[{"id": 4, "name": "CC BY 2.0", "url": "u"}])
     options.licence = "house rules"
-    source = CocoSource(options)
+    source = opened("coco", options)
     assert [source.scene(k, "all", 0).licence for k in range(3)] == ["CC BY 2.0", "house rules", "house rules"]
 
 
 def test_a_folder_without_annotations_raises_and_names_the_file(tmp_path):
     with pytest.raises(SourceError, match="instances.json"):
-        CocoSource(CocoOptions(folder=str(tmp_path)))
+        opened("coco", FolderOptions(path=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -156,28 +163,31 @@ def test_a_folder_without_annotations_raises_and_names_the_file(tmp_path):
 def test_an_annotation_file_of_another_shape_raises(tmp_path, text):
     (tmp_path / "instances.json").write_text(text)
     with pytest.raises(SourceError, match="not a COCO"):
-        CocoSource(CocoOptions(folder=str(tmp_path)))
+        opened("coco", FolderOptions(path=str(tmp_path)))
 
 
 def test_two_pictures_with_one_id_raise(tmp_path):
     with pytest.raises(SourceError, match="same id"):
-        CocoSource(write(tmp_path, [picture(1, "a.png"), picture(1, "b.png")], []))
+        opened("coco", write(tmp_path, [picture(1, "a.png"), picture(1, "b.png")], []))
 
 
 def test_unknown_splits_and_a_missing_folder_option_raise(tmp_path):
     options = write(tmp_path, [picture(1)], [])
     with pytest.raises(SettingsError, match="test"):
-        CocoSource(options, "test")
-    with pytest.raises(SettingsError, match="coco.folder"):
-        CocoSource(CocoOptions())
+        opened("coco", options, "test")
+    with pytest.raises(SettingsError, match="folder.path"):
+        opened("coco", FolderOptions())
 
 
 def test_a_coco_folder_becomes_records_with_its_faults_in_the_manifest(tmp_path):
     images = [picture(1), picture(2), picture(3)]
     annotations = [thing(1, 1, [2, 3, 10, 20]), thing(2, 2, [0, 0, 0, 0]), thing(3, 77, [0, 0, 5, 5])]
+    annotations.append(thing(4, 3, [0, 0, 5, 5]))
     options = write(tmp_path / "mine", images, annotations)
     (tmp_path / "mine/images/3.png").unlink()
-    run = synth.Settings(out=str(tmp_path / "d"), source="coco", split="all", task=["find_one", "exists"], coco=options)
+    run = synth.Settings(
+        out=str(tmp_path / "d"), source="coco", split="all", task=["find_one", "exists"], folder=options
+    )
     manifest = synth.make(run)
     assert manifest["quarantined"]["all"] == {
         "annotation of an unlisted picture": 1, "missing picture": 1, "zero area": 1,
@@ -188,7 +198,7 @@ def test_a_coco_folder_becomes_records_with_its_faults_in_the_manifest(tmp_path)
 
 def test_changed_annotations_are_other_settings(tmp_path):
     options = write(tmp_path / "mine", [picture(1)], [thing(1, 1, [2, 3, 10, 20])])
-    run = synth.Settings(out=str(tmp_path / "d"), source="coco", split="all", task="find_one", coco=options)
+    run = synth.Settings(out=str(tmp_path / "d"), source="coco", split="all", task="find_one", folder=options)
     synth.make(run)
     write(tmp_path / "mine", [picture(1)], [thing(1, 1, [2, 3, 10, 21])])
     with pytest.raises(FileExistsError, match="annotations_sha256"):
@@ -199,4 +209,4 @@ def test_an_empty_split_raises(tmp_path):
     options = write(tmp_path / "mine", [picture(1)], [])
     options.val_fraction = 0.0
     with pytest.raises(SourceError, match="no pictures"):
-        synth.make(synth.Settings(out=str(tmp_path / "d"), source="coco", split="val", task="find_one", coco=options))
+        synth.make(synth.Settings(out=str(tmp_path / "d"), source="coco", split="val", task="find_one", folder=options))

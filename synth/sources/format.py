@@ -1,0 +1,81 @@
+"""What a format is: how its folder is known, read and told from another; one instance in each reader's file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from synth.sources.annotation import Annotated, Vocabulary
+from synth.sources.fault import Fault
+from synth.sources.options import Folder
+from synth.sources.pictures import SUFFIXES, Size
+
+Items = Iterator[Annotated | Fault | Vocabulary]
+
+
+class Pictures(Protocol):
+    """Where a format's pictures are; ``root`` None: not in files that could be linked to."""
+
+    root: Path | None
+
+    def require(self, file: str) -> None: ...
+
+    def size(self, file: str) -> Size: ...
+
+    def read(self, file: str) -> bytes: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """A way to lay annotations beside pictures.
+
+    Args:
+        read: yields what a folder holds, in any order; the path is a folder for scratch files.
+        pictures: opens the folder's pictures.
+        digest: what tells these annotations from changed ones.
+        expects: the files that are expected, for messages and documentation.
+        signs: alternatives; each is glob patterns that must all match for the folder to be of this format.
+        uses: options beside those that all formats use.
+        own_splits: the annotations may say which picture is of which split.
+    """
+
+    read: Callable[[Folder, Path], Items]
+    pictures: Callable[[Folder], Pictures]
+    digest: Callable[[Folder], str]
+    expects: str
+    signs: tuple[tuple[str, ...], ...]
+    uses: tuple[str, ...] = ()
+    own_splits: bool = False
+
+    def fits(self, path: Path) -> bool:
+        """Whether the files of a folder look like this format."""
+        return any(all(any(path.glob(pattern)) for pattern in patterns) for patterns in self.signs)
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """Return a digest of the files' bytes; of pictures, of their names only."""
+    total = hashlib.sha256()
+    for path in files:
+        total.update(f"{path.as_posix()}\0".encode(errors="surrogateescape"))
+        if path.suffix.lower() not in SUFFIXES:
+            with open(path, "rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def below(folder: Path, *suffixes: str) -> Iterator[Path]:
+    """Yield the files with one of the suffixes in a folder and its folders, in order; linked folders are left out."""
+    folders, files = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                files.append(entry.name)
+    yield from (folder / name for name in sorted(files))
+    for name in sorted(folders):
+        yield from below(folder / name, *suffixes)

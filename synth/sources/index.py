@@ -1,0 +1,159 @@
+"""An index on disk of annotated pictures: built once by streaming, then read at random by every worker.
+
+A million pictures need no more memory than ten thousand: rows go to SQLite as they are read, and it is SQLite that
+sorts them by file name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from synth.errors import disk_trouble
+from synth.sources.annotation import Annotated, Outline, Vocabulary, check, pack, unpack, whole_size
+from synth.sources.fault import Fault
+
+_SAME_SPLIT = {"valid": "val", "validation": "val", "dev": "val"}
+_SCHEMA = """
+CREATE TABLE pictures (file TEXT, split TEXT, own INTEGER, width INTEGER, height INTEGER, data TEXT, faults TEXT,
+    outlines TEXT);
+CREATE TABLE faults (reason TEXT, row TEXT);
+CREATE TABLE names (name TEXT PRIMARY KEY);
+CREATE TABLE places (place INTEGER PRIMARY KEY, split TEXT, n INTEGER, picture INTEGER);
+"""
+_ORDER = """
+INSERT INTO places SELECT row_number() OVER (ORDER BY file, rowid) - 1, split,
+    row_number() OVER (PARTITION BY split ORDER BY file, rowid) - 1, rowid FROM pictures;
+CREATE UNIQUE INDEX by_split ON places (split, n);
+"""
+
+
+def split_of(file_name: str, val_fraction: float) -> str:
+    """Return "val" for a share of ``val_fraction`` of all file names, else "train"; for ever the same for a name."""
+    draw = int.from_bytes(hashlib.sha256(file_name.encode()).digest()[:8], "big") / 2**64
+    return "val" if draw < val_fraction else "train"
+
+
+def one_name(split: str) -> str:
+    """Return the split's name as we say it: "valid", "validation" and "dev" are "val"."""
+    return _SAME_SPLIT.get(split, split)
+
+
+def build(path: Path, items: Iterable[Annotated | Fault | Vocabulary], val_fraction: float) -> None:
+    """Write the index of what a reader yields to ``path``; it appears whole or not at all."""
+    with disk_trouble(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with disk_trouble(path):
+            aside.unlink(missing_ok=True)
+            connection = sqlite3.connect(aside, isolation_level=None)
+        try:
+            for pragma in ("journal_mode=OFF", "synchronous=OFF"):  # written aside: a torn file is never read
+                connection.execute(f"PRAGMA {pragma}")
+            connection.executescript(_SCHEMA)
+            connection.execute("BEGIN")
+            _fill(connection, items, val_fraction)
+            connection.execute("COMMIT")
+            connection.executescript(_ORDER)
+        finally:
+            connection.close()
+        with disk_trouble(path):
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _fill(connection: sqlite3.Connection, items: Iterable, val_fraction: float) -> None:
+    told, met = False, set()  # names: told by the source, or else those that were met
+    for item in items:
+        row = None
+        if isinstance(item, Vocabulary):
+            told = True
+            connection.executemany("INSERT OR IGNORE INTO names VALUES (?)", ((n,) for n in item.names if _is_text(n)))
+        elif isinstance(item, Annotated):
+            row = _row(item, val_fraction)
+            item = row if isinstance(row, Fault) else None
+            if item is None:
+                connection.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row[0])
+                met |= row[1]
+        if isinstance(item, Fault):
+            connection.execute("INSERT INTO faults VALUES (?, ?)", (_as_text(item.reason), _as_text(item.row)))
+    if not told:
+        connection.executemany("INSERT INTO names VALUES (?)", ((name,) for name in sorted(met)))
+
+
+def _row(picture: Annotated, val_fraction: float) -> tuple[tuple, set[str]] | Fault:
+    """Return the picture as a row and the names for the vocabulary; it is checked now if its size is known."""
+    if not whole_size(picture):
+        return Fault("picture size is not two whole numbers", str(picture.file))
+    faults: list[Fault] = []
+    if picture.width is not None:
+        picture, faults = check(picture, picture.width, picture.height)
+    data, outlines = pack(picture)
+    if not all(map(_is_text, (picture.file, data, outlines or ""))):
+        return Fault("text that is not Unicode", picture.file)
+    split = one_name(picture.split) if picture.split else split_of(picture.file, val_fraction)
+    told = json.dumps([[_as_text(fault.reason), _as_text(fault.row)] for fault in faults]) if faults else None
+    names = {t.name for t in picture.things if t.name and not t.crowd} if picture.absent is None else set()
+    return (picture.file, split, bool(picture.split), picture.width, picture.height, data, told, outlines), names
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: file names and JSON may hold halves of characters, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _as_text(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+class Index:
+    """An index opened for reading; ``split`` None is all of it. Every process opens its own."""
+
+    def __init__(self, path: Path, split: str | None) -> None:
+        # Immutable: nobody writes a finished index, so no locks are needed, not even on a read-only disk.
+        self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        where = "places.place = ?" if split is None else "places.n = ? AND places.split = ?"
+        self._from = f"FROM places JOIN pictures ON pictures.rowid = places.picture WHERE {where}"
+        self._split = () if split is None else (split,)
+        count = "SELECT count(*) FROM places" + ("" if split is None else " WHERE split = ?")
+        self._length = self._connection.execute(count, self._split).fetchone()[0]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def row(self, place: int) -> tuple[Annotated, list[Fault]]:
+        """Return the picture at ``place`` and the faults found in it; without a size it is still unchecked."""
+        query = f"SELECT file, width, height, data, faults {self._from}"
+        file, width, height, data, faults = self._connection.execute(query, (place, *self._split)).fetchone()
+        return unpack(file, width, height, data), [Fault(*fault) for fault in json.loads(faults)] if faults else []
+
+    def outlines(self, place: int) -> dict[int, Outline]:
+        """Return the outlines of the things of the picture at ``place``, by their ids."""
+        (text,) = self._connection.execute(f"SELECT outlines {self._from}", (place, *self._split)).fetchone()
+        return {int(k): outline for k, outline in json.loads(text).items()} if text else {}
+
+    def names(self) -> tuple[str, ...]:
+        """Return the vocabulary, sorted."""
+        return tuple(name for (name,) in self._connection.execute("SELECT name FROM names ORDER BY name"))
+
+    def splits(self) -> list[str]:
+        """Return the names of the splits that have pictures, sorted."""
+        return [split for (split,) in self._connection.execute("SELECT DISTINCT split FROM places ORDER BY split")]
+
+    def divided(self) -> bool:
+        """Whether any picture was put into train or val by its file name."""
+        return self._connection.execute("SELECT EXISTS (SELECT 1 FROM pictures WHERE NOT own)").fetchone()[0] == 1
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield the faults that lie outside of any picture."""
+        return (Fault(*row) for row in self._connection.execute("SELECT reason, row FROM faults ORDER BY rowid"))
