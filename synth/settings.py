@@ -8,6 +8,7 @@ from typing import Any
 
 from synth.errors import SettingsError, nearest
 from synth.sources.options import FolderOptions
+from synth.sources.paste import PasteOptions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,6 +51,7 @@ class Settings:
     folder: FolderOptions = field(
         default_factory=FolderOptions, metadata={"help": "options of the sources that read an annotated folder"}
     )
+    paste: PasteOptions = field(default_factory=PasteOptions, metadata={"help": "options of source=paste"})
 
     def task_names(self) -> list[str]:
         """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one."""

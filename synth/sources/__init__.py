@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +14,7 @@ from synth.sources.annotated import AnnotatedSource, fingerprint
 from synth.sources.fault import Fault, PictureFault
 from synth.sources.format import Format
 from synth.sources.formats import FORMATS, detect
+from synth.sources.paste import PasteSource, grounds_digest
 from synth.sources.rendered import RenderedSource
 
 if TYPE_CHECKING:
@@ -58,8 +59,25 @@ def _annotated(name: str, form: Format) -> SourceKind:
     )
 
 
+def _pasted(settings: Settings) -> Settings:
+    """The settings of the source that paste takes its objects from."""
+    settings.paste.check()
+    return found(replace(settings, source=settings.paste.of, images="embed"))
+
+
+def _open_paste(settings: Settings, work: Path) -> PasteSource:
+    return PasteSource(settings.paste, open_source(_pasted(settings), work / "paste"), settings.split)
+
+
+def _paste_fingerprint(settings: Settings) -> dict:
+    inner = _pasted(settings)
+    of = {"of": inner.source, "of_options": source_kind(inner.source).fingerprint(inner)}
+    return {**asdict(settings.paste), **of, "grounds_sha256": grounds_digest(settings.paste.grounds)}
+
+
 SOURCES: dict[str, SourceKind] = {
     "rendered": SourceKind(lambda settings, work: RenderedSource()),
+    "paste": SourceKind(_open_paste, _paste_fingerprint),
     **{name: _annotated(name, form) for name, form in FORMATS.items()},
 }
 
