@@ -45,9 +45,12 @@ class Canvas:
         owners = Image.fromarray(self.owner.astype(np.int32) + 1)
         moved = owners.transform(size, kind, coefficients, Image.Resampling.NEAREST)
         self.owner = (np.asarray(moved) - 1).astype(np.int16)
+        # What is cut out of the view is lost, what stays is enlarged: a cut-out seen whole is still seen whole.
+        zoom = size[0] * size[1] / _area_seen(coefficients, *size)
+        self.inked = [round(pixels * zoom) for pixels in self.inked]
 
     def visible(self, number: int) -> float:
-        """Share of the cut-out that is still seen; perspective may make it a little more than 1."""
+        """Share of the cut-out that is still seen; perspective may make it some hundredths more or less."""
         return float((self.owner == number).sum()) / max(1, self.inked[number])
 
     def objects(self, names: list[str]) -> list[Obj]:
@@ -60,6 +63,14 @@ class Canvas:
                 box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
                 found.append(Obj(id=number, name=name, box=box, visible=self.visible(number), mask=mask))
         return found
+
+
+def _area_seen(coefficients: Coefficients, width: int, height: int) -> float:
+    """Area of the quadrangle that the corners of the output are taken from."""
+    a, b, c, d, e, f, g, h = coefficients
+    corners = ((0, 0), (width, 0), (width, height), (0, height))
+    seen = [((a * x + b * y + c) / (g * x + h * y + 1), (d * x + e * y + f) / (g * x + h * y + 1)) for x, y in corners]
+    return abs(sum(x * v - u * y for (x, y), (u, v) in zip(seen, seen[1:] + seen[:1], strict=True))) / 2
 
 
 def cut(picture: Image.Image, mask: np.ndarray, feather: float) -> Image.Image:
