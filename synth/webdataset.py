@@ -1,0 +1,122 @@
+"""A dataset folder as WebDataset: tar shards for trainers that stream, one sample a picture with all of its records."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from synth import folder as dataset_folder
+from synth.errors import OutputExistsError, SourceError, disk_trouble
+from synth.sources.pictures import locate
+
+_INDEX = "index.json"  # written last: a folder with it is whole
+
+
+def to_webdataset(data: Path, out: Path) -> dict[str, int]:
+    """Write every split of a finished dataset folder as ``SPLIT-00000-of-00010.tar`` and return samples per split.
+
+    A sample is a picture, ``KEY.jpg`` (or png, webp), with ``KEY.json``: its id, size, objects and records. Records
+    without a picture are samples of ``SPLIT_text-00000-of-00010.tar``: readers want all samples of a file alike. The
+    same folder gives the same bytes. An interrupted run goes on after the last finished file. One picture and one
+    shard's records are in memory at a time.
+
+    Raises:
+        SourceError: ``data`` is no finished dataset. OutputExistsError: ``out`` holds another dataset.
+        OutputError: disk trouble.
+    """
+    manifest = dataset_folder.read_manifest(data) if data.is_dir() else None
+    if manifest is None or not manifest["finished"]:
+        raise SourceError(
+            f"{data} is not a finished dataset folder", why="it has no manifest that says so",
+            fix="name the folder that python -m synth wrote with out=...",
+        )  # fmt: skip
+    origin = {"made_from": manifest["files"]}
+    stamp = out / "origin.json"
+    if out.exists() and any(out.iterdir()) and (not stamp.exists() or json.loads(stamp.read_text()) != origin):
+        raise OutputExistsError(
+            f"{out} holds something else", why="finished files are never replaced", fix="choose another folder"
+        )
+    with disk_trouble(out):
+        out.mkdir(parents=True, exist_ok=True)
+        dataset_folder.write_text(stamp, json.dumps(origin))
+    samples: dict[str, int] = {}
+    for records in sorted(name for name in manifest["files"] if name.startswith("records/")):
+        name = Path(records).stem
+        split, _, rest = name.partition("-")
+        root = manifest["splits"][split].get("pictures_root")
+        for target, made in (
+            (out / f"{name}.tar", _pictures(data, name, Path(root) if root else None)),
+            (out / f"{split}_text-{rest}.tar", _texts(data, name)),
+        ):
+            if not target.exists():
+                _write_shard(target, made)
+            samples[split] = samples.get(split, 0) + (_count(target) if target.exists() else 0)
+    with disk_trouble(out):
+        dataset_folder.write_text(out / _INDEX, json.dumps({"samples": samples}, indent=1) + "\n")
+    return samples
+
+
+def _write_shard(target: Path, samples: Iterator[tuple[str, tuple[bytes, str] | None, dict]]) -> None:
+    """Write the file whole or not at all; of no samples there is no file."""
+    aside, some = target.with_name(f"{target.name}.{os.getpid()}.tmp"), False
+    try:
+        with disk_trouble(target):
+            with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for key, image, content in samples:
+                    some = True
+                    if image is not None:
+                        _add(tar, f"{key}.{image[1]}", image[0])
+                    _add(tar, f"{key}.json", json.dumps(content, ensure_ascii=False).encode())
+            if some:
+                os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _records(data: Path, name: str) -> Iterator[dict]:
+    for batch in pq.ParquetFile(data / "records" / f"{name}.parquet").iter_batches():
+        for record in batch.to_pylist():
+            yield {**record, "facts": json.loads(record["facts"])}
+
+
+def _pictures(data: Path, name: str, root: Path | None) -> Iterator[tuple[str, tuple[bytes, str], dict]]:
+    """(key, picture, content) of a shard's pictures; keys have no dot, or readers would cut them there."""
+    by_picture: dict[str, list[dict]] = {}
+    for record in _records(data, name):
+        by_picture.setdefault(record["image_id"], []).append(record)
+    for batch in pq.ParquetFile(data / "images" / f"{name}.parquet").iter_batches(batch_size=1):
+        for row in batch.to_pylist():
+            picture, image_id = row.pop("image"), row["image_id"]
+            for obj in row["objects"]:
+                obj["attributes"] = json.loads(obj["attributes"])
+            row["scene"] = json.loads(row["scene"])
+            encoded = picture["bytes"] if root is None else locate(root, picture["path"]).read_bytes()
+            with Image.open(io.BytesIO(encoded)) as image:
+                extension = {"JPEG": "jpg"}.get(image.format, image.format.lower())
+            key = image_id.replace("/", "_").replace(".", "_")
+            yield key, (encoded, extension), {**row, "records": by_picture.pop(image_id)}
+
+
+def _texts(data: Path, name: str) -> Iterator[tuple[str, None, dict]]:
+    """(key, nothing, content) of a shard's records without a picture."""
+    for record in _records(data, name):
+        if not record["image_id"]:
+            yield record["id"].replace("/", "_").replace(".", "_"), None, {"image_id": "", "records": [record]}
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime, entry.mode = len(content), 0, 0o644
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def _count(target: Path) -> int:
+    with tarfile.open(target) as tar:
+        return sum(member.name.endswith(".json") for member in tar)
