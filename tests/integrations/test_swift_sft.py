@@ -59,17 +59,17 @@ class Desk:
 
     def sft(self, *arguments: object, steps: int, callbacks: tuple = ("--callbacks", "lynx")):
         return self.swift(
-            "sft", "--model", pocket.path(), "--model_type", "llava1_5_hf", "--template", "llava1_5_hf", "--use_hf", "true",
-            "--dataset", "rows.jsonl", "--split_dataset_ratio", 0, "--external_plugins", "plugin.py",
-            "--tuner_type", "lynx", *callbacks, "--torch_dtype", "float32", "--fp16", "false",
+            "sft", "--model", pocket.path(), "--model_type", "llava1_5_hf", "--template", "llava1_5_hf",
+            "--use_hf", "true", "--dataset", "rows.jsonl", "--split_dataset_ratio", 0, "--tuner_type", "lynx",
+            "--external_plugins", "plugin.py", *callbacks, "--torch_dtype", "float32", "--fp16", "false",
             "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2, "--learning_rate", 3e-3,
             "--lr_scheduler_type", "constant", "--max_steps", steps, "--save_steps", steps, "--logging_steps", 1,
             "--dataloader_num_workers", 0, "--report_to", "none", "--output_dir", "out", "--add_version", "false",
             *arguments,
         )  # fmt: skip
 
-    def losses(self) -> list[float]:
-        lines = map(json.loads, (self.folder / "out/logging.jsonl").read_text().splitlines())
+    def losses(self, run: str) -> list[float]:
+        lines = map(json.loads, (self.folder / run / "logging.jsonl").read_text().splitlines())
         return [line["loss"] for line in lines if "loss" in line]
 
 
@@ -94,7 +94,7 @@ def trained(tmp_path_factory) -> Desk:
 
 
 def test_a_whole_run_trains_and_saves_an_adapter_that_opens_without_ms_swift(trained):
-    losses = trained.losses()
+    losses = trained.losses("out")
     assert len(losses) == 12 and losses[-1] < 0.05 * losses[0], losses
     base = LlavaForConditionalGeneration.from_pretrained(pocket.path(), dtype=torch.float32)
     opened = load_adapter(base, trained.folder / "out/checkpoint-12")
@@ -113,11 +113,10 @@ def test_swift_infer_answers_with_the_adapter(trained):
 
 
 def test_training_goes_on_from_a_checkpoint(trained):
-    before = trained.losses()
     done = trained.sft("--resume_from_checkpoint", "out/checkpoint-12", "--output_dir", "on", steps=14)
     assert done.returncode == 0, done.stderr[-3000:]
-    losses = Desk(trained.folder / "on").losses()
-    assert len(losses) == 2 and max(losses) < 0.05 * before[0], losses
+    losses = trained.losses("on")
+    assert len(losses) == 2 and max(losses) < 0.05 * trained.losses("out")[0], losses
     assert (trained.folder / "on/checkpoint-14/adapter_model.safetensors").is_file()
 
 
