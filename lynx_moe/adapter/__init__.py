@@ -13,7 +13,7 @@ register()
 
 from lynx_moe.adapter.block import LynxLayer  # noqa: E402  (the config needs the registered name)
 from lynx_moe.adapter.config import LynxConfig  # noqa: E402
-from lynx_moe.adapter.gate_context import runtime_of, set_aux_scale, set_gate  # noqa: E402
+from lynx_moe.adapter.gate_context import follow_loss_scale, runtime_of, set_aux_scale, set_gate  # noqa: E402
 from lynx_moe.adapter.model import LynxModel  # noqa: E402
 from lynx_moe.adapter.projection import LynxProjection  # noqa: E402
 from lynx_moe.adapter.prompt_gate import PromptGateHead, fit_head, pool_prompts  # noqa: E402
@@ -28,6 +28,7 @@ __all__ = [
     "PromptGateHead",
     "dead_parameters",
     "fit_prompt_gate",
+    "follow_loss_scale",
     "lynx_layers",
     "lynx_projections",
     "penalty_values",

@@ -355,3 +355,10 @@ def set_aux_scale(model: nn.Module, scale: float) -> None:
     scaler. Averaging over data-parallel ranks needs nothing: it averages these gradients as well.
     """
     runtime_of(model).aux_scale = float(scale)
+
+
+def follow_loss_scale(trainer: Any) -> None:
+    """`set_aux_scale` for the coming step of a transformers `Trainer`: its micro-batches and fp16 scaler."""
+    scaler = getattr(trainer.accelerator, "scaler", None)
+    factor = scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
+    set_aux_scale(trainer.model, factor / trainer.current_gradient_accumulation_steps)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from lynx_moe.adapter import penalty_values, set_aux_scale, set_gate
+from lynx_moe.adapter import follow_loss_scale, penalty_values, set_gate
 from lynx_moe.objectives.answer import answer_nats
 from lynx_moe.objectives.retention import retention_nats
 from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
@@ -94,13 +94,8 @@ class LynxTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         # Around the backward too: activation checkpointing runs blocks again there, and they must gate the same way.
         with set_gate(self.model, True):
-            set_aux_scale(self.model, self._loss_scale() / self.current_gradient_accumulation_steps)
+            follow_loss_scale(self)
             return super().training_step(model, inputs, num_items_in_batch)
-
-    def _loss_scale(self) -> float:
-        """What the gradient scaler multiplies the loss by: attached penalties never pass through it."""
-        scaler = getattr(self.accelerator, "scaler", None)
-        return scaler.get_scale() if scaler is not None and scaler.is_enabled() else 1.0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels_BL = inputs["labels"]
