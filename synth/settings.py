@@ -8,6 +8,8 @@ from typing import Any
 
 from synth.errors import SettingsError, nearest
 from synth.sources.coco import CocoOptions
+from synth.sources.ranges import is_range
+from synth.sources.rendered import RenderedOptions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,9 +40,13 @@ class Settings:
             "null: every picture gets both kinds"
         },
     )
+    difficulty: Any = field(
+        default=None, metadata={"help": "[low, high]: only questions this difficult, 1 to 5; null: all"}
+    )
     shard_size: int = field(default=1000, metadata={"help": "pictures per file; an interrupted run resumes by file"})
     workers: int = field(default=1, metadata={"help": "processes; the number does not change the result"})
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
+    rendered: RenderedOptions = field(default_factory=RenderedOptions, metadata={"help": "options of source=rendered"})
     coco: CocoOptions = field(default_factory=CocoOptions, metadata={"help": "options of source=coco"})
 
     def task_names(self) -> list[str]:
@@ -94,6 +100,13 @@ class Settings:
                 f"grounding_share={share!r} is not a number from 0 to 1 or null", why="it is a share of the pictures",
                 fix="for example grounding_share=0.75",
             )  # fmt: skip
+        if self.difficulty is not None and not is_range(self.difficulty, 1, 5):
+            raise SettingsError(
+                f"difficulty={self.difficulty!r} is not a range of whole numbers from 1 to 5, or null",
+                why="questions are told apart by how hard they are (synth/tasks/difficulty.py)",
+                fix="for example difficulty=[3,5]",
+            )
+        self.rendered.check()
         if not re.fullmatch(r"[A-Za-z0-9_]+", self.split):
             raise SettingsError(
                 f"split={self.split!r} is not a plain word", why="it becomes part of file names",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from synth.errors import SettingsError, nearest
@@ -38,7 +38,9 @@ class SourceKind:
 
 
 SOURCES: dict[str, SourceKind] = {
-    "rendered": SourceKind(lambda settings: RenderedSource()),
+    "rendered": SourceKind(
+        lambda settings: RenderedSource(settings.rendered), lambda settings: asdict(settings.rendered)
+    ),
     "coco": SourceKind(
         lambda settings: CocoSource(settings.coco, settings.split), lambda settings: settings.coco.fingerprint()
     ),
