@@ -17,7 +17,7 @@ _PIXELS = 1e-6  # what a box may lose on its way through a file
 def faults(record: dict, scene: Scene | None) -> Iterator[str]:
     """Yield what is wrong with a record about ``scene`` (as its source gave it; None for a record without picture).
 
-    The task's ``tell`` speaks again from ``record["facts"]``: it returns nothing where the scene does not bear the facts
+    The task's ``tell`` speaks again from ``record["facts"]``: it returns nothing where the scene does not bear them
     out, and answer, steps and boxes must be what it says. The question must be one of the pack's wordings of it. Of a
     record that an engine has reworded (``record["engine"]`` is not "template") question and steps are that engine's
     to check; its answer and all its boxes are compared all the same.

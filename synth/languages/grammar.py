@@ -11,6 +11,10 @@ from functools import lru_cache
 import inflect
 
 _ENGLISH = inflect.engine()
+_PREPOSITIONS = frozenset(
+    "above across against along around at behind below beneath beside between by in inside near next on outside over "
+    "to under underneath with".split()
+)
 
 
 @lru_cache(maxsize=65536)
@@ -42,6 +46,11 @@ class Word(str):
         """The parts as a list in a sentence."""
         return "、".join(parts)
 
+    @staticmethod
+    def verb(predicate: str, subject: str, asked: str) -> str:
+        """What ``subject`` does, ready to stand beside it, when "subject" or "object" is asked for; "" if it cannot."""
+        return predicate
+
 
 class EnglishWord(Word):
     """`:a` puts the indefinite article before the phrase, `:plural` makes plural what it names."""
@@ -59,6 +68,20 @@ class EnglishWord(Word):
     def listing(parts: Sequence[str]) -> str:
         """ "a", "a and b", "a, b and c"."""
         return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+    @staticmethod
+    def verb(predicate: str, subject: str, asked: str) -> str:
+        """ "wearing": the man "wearing" the hat, the hat that the man "is wearing". Of things in the singular only."""
+        words = predicate.lower().split()
+        if words[:1] in (["is"], ["are"]):
+            words = words[1:]
+        if not words or not all(word.isalpha() for word in words) or _plural(subject) == subject:
+            return ""
+        if words[0] in _PREPOSITIONS or words[0].endswith("ing"):
+            return " ".join(words if asked == "subject" else ["is", *words])
+        if words[0] == "has" or (words[0].endswith("s") and not words[0].endswith("ss")):
+            return " ".join(["that", *words] if asked == "subject" else words)
+        return ""
 
 
 class Words(list):

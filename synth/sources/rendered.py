@@ -53,7 +53,7 @@ class RenderedOptions:
             )  # fmt: skip
         if type(self.side) is not int or not 64 <= self.side <= 2048:
             raise SettingsError(
-                f"rendered.side={self.side!r} is not a whole number from 64 to 2048", why="pixels of the picture's side",
+                f"rendered.side={self.side!r} is not a whole number from 64 to 2048", why="it is in pixels",
                 fix="for example rendered.side=256",
             )  # fmt: skip
 

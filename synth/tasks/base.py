@@ -68,7 +68,7 @@ class Task:
         return [(facts, draft) for facts, draft in drafts if draft is not None]
 
     def draft(self, scene: Scene | None, facts: Facts, say: Say) -> Draft | None:
-        """Return what ``tell`` makes of the facts with its difficulty, or None where the scene does not bear them out."""
+        """Return what ``tell`` makes of the facts, with its difficulty; None where the scene does not bear them out."""
         told = self.tell(scene, facts, say)
         if told is None:
             return None

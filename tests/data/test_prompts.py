@@ -36,7 +36,7 @@ def test_only_stepwise_grounding_questions_get_the_suffix():
 def test_boxes_of_the_question_are_spelled_in_the_dialect_of_the_model():
     shown = replace(PLAIN, question="What is at {box:0}?", answer="A cat.", boxes=(), question_boxes=PLAIN.boxes)
     assert question_text(shown, PercentDialect()) == "What is at [10, 10, 50, 50]?"
-    assert question_text(shown, LlavaDialect()) == "What is at [0.30, 0.10, 0.50, 0.50]?"
+    assert question_text(shown, LlavaDialect()) == "What is at [0.10, 0.10, 0.50, 0.50]?"
     assert target_text(shown, PercentDialect()) == "A cat."
 
 
