@@ -84,6 +84,45 @@ class EnglishWord(Word):
         return ""
 
 
+# How Japanese speaks of what is alive, and what it counts things with; of other things "aru" and "ko".
+_COUNTERS = {
+    "人": "人", "の子": "人", "猫": "匹", "犬": "匹", "魚": "匹", "蝶": "匹", "カエル": "匹", "カメ": "匹", "羊": "匹",
+    "馬": "頭", "牛": "頭", "象": "頭", "熊": "頭", "シマウマ": "頭", "キリン": "頭", "鳥": "羽", "アヒル": "羽",
+}  # fmt: skip
+_MACHINES = {
+    "自転車": "台", "車": "台", "バイク": "台", "バス": "台", "トラック": "台",
+    "飛行機": "機", "ボート": "艘", "本": "冊",
+}  # fmt: skip
+
+
+class JapaneseWord(Word):
+    """`:iru`, `:imasu`, `:imasen` choose the verb of being by what is alive; `:counter`, `:how_many` count it."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        alive = next((counter for ending, counter in _COUNTERS.items() if self.endswith(ending)), "")
+        if spec in ("iru", "imasu", "imasen"):
+            return {"iru": ("ある", "いる"), "imasu": ("あります", "います"), "imasen": ("ありません", "いません")}[
+                spec
+            ][bool(alive)]
+        if spec == "counter":
+            return alive or next((c for ending, c in _MACHINES.items() if self.endswith(ending)), "個")
+        if spec == "how_many":
+            return f"何{alive}" if alive else "いくつ"
+        return super().__format__(spec)
+
+    @staticmethod
+    def verb(predicate: str, subject: str, asked: str) -> str:
+        """ "を持っている": 傘「を持っている」人, 人が「持っている」傘.
+
+        Places ("の上にある") only say where the subject is.
+        """
+        if asked == "subject":
+            return predicate
+        return predicate[1:] if predicate.startswith(("を", "に")) else ""
+
+
 class Words(list):
     """Several words of a sentence: `{things}` lists them, `{things:a}` lists each with what the spec does to it."""
 
@@ -91,4 +130,4 @@ class Words(list):
         return type(self[0]).listing([format(word, spec) for word in self])
 
 
-GRAMMARS: dict[str, type[Word]] = {"english": EnglishWord, "plain": Word}
+GRAMMARS: dict[str, type[Word]] = {"english": EnglishWord, "japanese": JapaneseWord, "plain": Word}

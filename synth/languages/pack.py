@@ -30,7 +30,8 @@ class Pack:
     names: dict[str, str]
     tasks: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]]
     common: tuple[str, ...] = ()
-    attributes: dict[str, str] = field(default_factory=dict)  # words of attributes, where ``names`` has other things
+    attributes: dict[str, str] = field(default_factory=dict)  # colours, sizes and traits
+    predicates: dict[str, str] = field(default_factory=dict)
     letters: re.Pattern[str] = re.compile("")
 
     def writes(self, text: str) -> bool:
@@ -38,8 +39,12 @@ class Pack:
         return bool(self.letters.search(text)) and not PLACEHOLDER.search(text)
 
     def attribute(self, word: str) -> str:
-        """Return the language's word for a colour, size, trait or predicate; unknown ones stay as they are."""
-        return self.attributes.get(word) or self.names.get(word, word)
+        """Return the language's word for a colour, size or trait; an unknown one stays as it is."""
+        return self.attributes.get(word, word)
+
+    def predicate(self, word: str) -> str:
+        """Return the language's words for what one thing does to another; unknown ones stay as they are."""
+        return self.predicates.get(word, word)
 
     def translate(self, scene: Scene) -> Scene:
         """Return the scene in this language: names, attributes, background and what else may be there.
@@ -49,7 +54,7 @@ class Pack:
         if not (self.names or self.attributes):
             return scene
         objects = [self._translated(obj) for obj in scene.objects]
-        relations = [replace(entry, predicate=self.attribute(entry.predicate)) for entry in scene.relations]
+        relations = [replace(entry, predicate=self.predicate(entry.predicate)) for entry in scene.relations]
         return replace(
             scene, objects=objects, relations=relations, background=self._name(scene.background),
             vocabulary=tuple(map(self._name, scene.vocabulary)), colours=tuple(map(self.attribute, scene.colours)),
@@ -88,7 +93,8 @@ def read_pack(path: Path) -> Pack:
         language=path.stem, word=GRAMMARS[content["grammar"]], between=content["between"],
         between_sentences=content["between_sentences"], words=content["words"],
         names=content.get("names", {}), tasks=tasks, common=tuple(content.get("common", ())),
-        attributes=content.get("attributes", {}), letters=re.compile(content["letters"]),
+        attributes=content.get("attributes", {}), predicates=content.get("predicates", {}),
+        letters=re.compile(content["letters"]),
     )  # fmt: skip
 
 

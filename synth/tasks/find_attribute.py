@@ -6,7 +6,7 @@ from synth.tasks.space import among
 # Words that exclude each other: a chair said to be metal is not the wooden one; one of which nothing is said may be.
 _CONTRARY = (
     ("wooden", "metal", "plastic", "glass", "leather", "brick", "stone", "concrete", "paper"),
-    ("open", "closed"), ("empty", "full"), ("on", "off"), ("wet", "dry"), ("old", "new", "young"), ("long", "short"),
+    ("open", "closed"), ("empty", "full"), ("wet", "dry"), ("old", "new", "young"), ("long", "short"),
     ("parked", "moving"), ("standing", "sitting", "lying", "walking", "running"), ("striped", "plaid", "spotted"),
     ("big", "little"), ("clean", "dirty"), ("round", "square"), ("dark", "bright"), ("male", "female"),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from synth.tasks.base import Draft, Step, task
 from synth.tasks.space import found_by
 
 # What only one can do to a thing at a time: then it does not matter that relations are rarely annotated in full.
-_EXCLUSIVE = ("wearing", "wears", "holding", "holds", "carrying", "carries", "walking", "walks", "eating", "eats")
+_EXCLUSIVE = ("wearing", "wears", "holding", "holds", "carrying", "carries", "eating", "eats")
 
 
 def _propose(scene, rng):
@@ -36,7 +36,7 @@ def predicate(scene, facts, say):
         return None
     asked, known = facts["asked"], "object" if facts["asked"] == "subject" else "subject"
     target, found = scene.by_id(facts[asked]), found_by(scene, facts, known)
-    exclusive = [say.pack.attribute(word) for word in _EXCLUSIVE]
+    exclusive = [say.pack.predicate(word) for word in _EXCLUSIVE]
     if target is None or not found or not _certain(scene, facts, target, exclusive):
         return None
     anchor, thing = found
