@@ -93,6 +93,7 @@ _MACHINES = {
     "自転車": "台", "車": "台", "バイク": "台", "バス": "台", "トラック": "台",
     "飛行機": "機", "ボート": "艘", "本": "冊",
 }  # fmt: skip
+_BEING = {"iru": ("ある", "いる"), "imasu": ("あります", "います"), "imasen": ("ありません", "いません")}
 
 
 class JapaneseWord(Word):
@@ -102,10 +103,8 @@ class JapaneseWord(Word):
 
     def __format__(self, spec: str) -> str:
         alive = next((counter for ending, counter in _COUNTERS.items() if self.endswith(ending)), "")
-        if spec in ("iru", "imasu", "imasen"):
-            return {"iru": ("ある", "いる"), "imasu": ("あります", "います"), "imasen": ("ありません", "いません")}[
-                spec
-            ][bool(alive)]
+        if spec in _BEING:
+            return _BEING[spec][bool(alive)]
         if spec == "counter":
             return alive or next((c for ending, c in _MACHINES.items() if self.endswith(ending)), "個")
         if spec == "how_many":
@@ -119,7 +118,8 @@ class JapaneseWord(Word):
         Places ("の上にある") only say where the subject is.
         """
         if asked == "subject":
-            return predicate
+            place = predicate.removesuffix("ある")
+            return predicate if place == predicate else f"{place}{JapaneseWord(subject):iru}"
         return predicate[1:] if predicate.startswith(("を", "に")) else ""
 
 
