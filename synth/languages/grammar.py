@@ -11,6 +11,7 @@ from functools import lru_cache
 import inflect
 
 _ENGLISH = inflect.engine()
+_SINGULAR = ("gas", "lens", "canvas", "atlas", "iris", "tennis")  # look like plurals, as "bus" does
 _PREPOSITIONS = frozenset(
     "above across against along around at behind below beneath beside between by in inside near next on outside over "
     "to under underneath with".split()
@@ -24,9 +25,12 @@ def _article(phrase: str) -> str:
 
 @lru_cache(maxsize=65536)
 def _plural(name: str) -> str:
+    first, of, rest = name.partition(" of ")
+    if of:  # "glasses of water"
+        return f"{_plural(first)} of {rest}"
     # Already a plural ("scissors", "skis", "jeans")? Made plural again it would be no word at all.
     head, _, last = name.rpartition(" ")
-    if last.endswith("s") and not last.endswith("ss") and _ENGLISH.singular_noun(last):
+    if last.endswith("s") and not last.endswith(("ss", "us", "sis", *_SINGULAR)) and _ENGLISH.singular_noun(last):
         return name
     return f"{head} {_ENGLISH.plural_noun(last)}".lstrip()
 
