@@ -27,7 +27,7 @@ def faults(record: dict, scene: Scene | None) -> Iterator[str]:
         yield f"there is no task {record['task']!r}"
         return
     say = SayAll(pack, task.name)
-    draft = task.tell(scene and pack.translate(scene), json.loads(record["facts"]), say)
+    draft = task.draft(scene and pack.translate(scene), json.loads(record["facts"]), say)
     if draft is None:
         yield "the picture does not bear out what is asked"
         return
@@ -38,6 +38,10 @@ def faults(record: dict, scene: Scene | None) -> Iterator[str]:
         yield f"answer is {record['answer']!r}, not {draft.answer!r}"
     if not _same(record["boxes"], draft.boxes):
         yield f"boxes of the answer are {record['boxes']}, not {draft.boxes}"
+    if not _same(record["question_boxes"], draft.question_boxes):
+        yield f"boxes of the question are {record['question_boxes']}, not {draft.question_boxes}"
+    if record["difficulty"] != draft.difficulty:
+        yield f"difficulty is {record['difficulty']}, not {draft.difficulty}"
     if record["phrase"] != draft.phrase:
         yield f"phrase is {record['phrase']!r}, not {draft.phrase!r}"
     if len(record["steps"]) != len(draft.steps):

@@ -73,6 +73,25 @@ def _area_seen(coefficients: Coefficients, width: int, height: int) -> float:
     return abs(sum(x * v - u * y for (x, y), (u, v) in zip(seen, seen[1:] + seen[:1], strict=True))) / 2
 
 
+def place(
+    rng: random.Random, side: int, size: tuple[int, int], taken: list[tuple[int, int, int, int]], overlap: float
+) -> tuple[int, int] | None:
+    """Return a corner where a box of ``size`` overlaps nothing much, or None when there is no room left.
+
+    ``taken`` are the boxes so far, ``overlap`` the share of the smaller of two boxes that may be common.
+    """
+    width, height = size
+    for _ in range(25):
+        x, y = rng.randrange(side - width + 1), rng.randrange(side - height + 1)
+        for x1, y1, x2, y2 in taken:
+            common = max(0, min(x + width, x2) - max(x, x1)) * max(0, min(y + height, y2) - max(y, y1))
+            if common > overlap * min(width * height, (x2 - x1) * (y2 - y1)):
+                break
+        else:
+            return x, y
+    return None
+
+
 def cut(picture: Image.Image, mask: np.ndarray, feather: float) -> Image.Image:
     """Return what the boolean mask covers as an RGBA cut-out of its own size, its edge softened."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

@@ -43,7 +43,7 @@ def code_hash() -> str:
 def describe(settings: Settings) -> dict:
     """Return everything that decides a split's bytes; not the folder, the number of workers or ``overwrite``."""
     named = ("source", "size", "split", "seed", "language", "questions_per_image", "grounding_share", "shard_size",
-             "images")  # fmt: skip
+             "images", "difficulty")  # fmt: skip
     chosen = {name: getattr(settings, name) for name in named}
     fingerprint = source_kind(settings.source).fingerprint(settings)
     return {**chosen, "task": settings.task_names(), "source_options": fingerprint, "code": code_hash()}

@@ -25,7 +25,8 @@ RECORDS = pa.schema(
     [("id", pa.string()), ("image_id", pa.string()), ("question", pa.string()), ("steps", pa.list_(_STEP)),
      ("answer", pa.string()), ("boxes", _BOXES), ("phrase", pa.string()), ("task", pa.string()), ("kind", pa.string()),
      ("source", pa.string()), ("split", pa.string()), ("licence", pa.string()), ("seed", pa.string()),
-     ("facts", pa.string()), ("language", pa.string()), ("engine", pa.string())]
+     ("facts", pa.string()), ("language", pa.string()), ("engine", pa.string()), ("question_boxes", _BOXES),
+     ("difficulty", pa.int32())]
 )  # fmt: skip
 
 _STRING, _INT = {"dtype": "string", "_type": "Value"}, {"dtype": "int32", "_type": "Value"}
@@ -107,6 +108,7 @@ def make_record(
         "answer": draft.answer, "boxes": _floats(draft.boxes), "phrase": draft.phrase, "task": task, "kind": kind,
         "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
         "facts": json.dumps(facts, ensure_ascii=False), "language": language, "engine": "template",
+        "question_boxes": _floats(draft.question_boxes), "difficulty": draft.difficulty,
     }  # fmt: skip
 
 
@@ -114,7 +116,8 @@ def check_record(record: dict, width: int, height: int) -> None:
     """Raise ``RecordError`` unless the row keeps the format's rules for a picture of ``width`` x ``height`` pixels.
 
     Rules: a question and an answer; boxes are xyxy, not empty and inside the picture; placeholders point at boxes that
-    exist; the question carries none; understanding rows and rows without a picture carry no boxes.
+    exist, and each of ``question_boxes`` is pointed at by the question; understanding rows and rows without a picture
+    carry no boxes.
     """
     for fault in _faults(record, width, height):
         raise RecordError(
@@ -128,9 +131,10 @@ def _faults(record: dict, width: int, height: int):
         yield f"kind is {record['kind']!r}, neither 'grounding' nor 'understanding'"
     if not record["question"].strip() or not record["answer"].strip():
         yield "question or answer is empty"
-    if PLACEHOLDER.search(record["question"]):
-        yield "the question holds a box placeholder"
-    parts = [("answer", record["answer"], record["boxes"])]
+    shown = record["question_boxes"]
+    for k in sorted(set(range(len(shown))) - set(map(int, PLACEHOLDER.findall(record["question"])))):
+        yield f"the question never points at its box {k}"
+    parts = [("question", record["question"], shown), ("answer", record["answer"], record["boxes"])]
     parts += [(f"step {n}", step["text"], step["boxes"]) for n, step in enumerate(record["steps"], 1)]
     for where, text, boxes in parts:
         for index in map(int, PLACEHOLDER.findall(text)):

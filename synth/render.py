@@ -98,8 +98,13 @@ def _outline(shape: str) -> list[tuple[float, float]]:
     return [(math.cos(2 * math.pi * k / 48), math.sin(2 * math.pi * k / 48)) for k in range(48)]
 
 
-def draw_shape(rng: random.Random, shape: str, colour: str, width: int, height: int, angle: float) -> Image.Image:
-    """One filled shape, turned by ``angle`` degrees, colour jittered, perhaps outlined: RGBA of the size asked."""
+def draw_shape(
+    rng: random.Random, shape: str, colour: str, width: int, height: int, angle: float, line: int = 2
+) -> Image.Image:
+    """One filled shape, turned by ``angle`` degrees, colour jittered, perhaps outlined: RGBA of the size asked.
+
+    ``line`` is the width of the outline in pixels.
+    """
     fill = tuple(max(0, min(255, c + rng.randrange(-18, 19))) for c in COLOURS[colour])
     w, h = width * _SUPERSAMPLE, height * _SUPERSAMPLE
     turn = math.radians(angle)
@@ -110,7 +115,7 @@ def draw_shape(rng: random.Random, shape: str, colour: str, width: int, height: 
     points = [((x - left) / across * (w - 1), (y - top) / down * (h - 1)) for x, y in corners]
     edge = tuple(int(c * 0.55) for c in fill) if rng.random() < 0.5 else None
     canvas = Image.new("RGBA", (w, h), (*fill, 0))
-    ImageDraw.Draw(canvas).polygon(points, fill=(*fill, 255), outline=edge, width=2 * _SUPERSAMPLE if edge else 1)
+    ImageDraw.Draw(canvas).polygon(points, fill=(*fill, 255), outline=edge, width=line * _SUPERSAMPLE if edge else 1)
     return canvas.reduce(_SUPERSAMPLE)
 
 

@@ -114,11 +114,15 @@ class Scene:
         return next((obj for obj in self.objects if obj.id == id), None)
 
     def phrase_for(self, obj: Obj) -> str:
-        """Return the shortest phrase that means this object alone, or nothing when there is none."""
-        for phrase in dict.fromkeys((obj.name, obj.phrase)):
-            if len(self.named(phrase)) == 1:
-                return phrase
-        return ""
+        """Return the shortest phrase that means this object alone, or nothing when there is none.
+
+        In a scene that is not complete a thing whose colour nobody wrote down may well have that colour.
+        """
+        if len(self.named(obj.name)) == 1:
+            return obj.name
+        alike = [o for o in self.named(obj.phrase) if o is not obj]
+        unsure = not self.complete and any(o.name == obj.name and "colour" not in o.attributes for o in self.objects)
+        return "" if alike or unsure else obj.phrase
 
     def named(self, phrase: str) -> list[Obj]:
         """All objects that ``phrase`` (a name, or colour and name) could mean."""

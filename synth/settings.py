@@ -9,6 +9,8 @@ from typing import Any
 from synth.errors import SettingsError, nearest
 from synth.sources.options import FolderOptions
 from synth.sources.paste import PasteOptions
+from synth.sources.ranges import is_range
+from synth.sources.rendered import RenderedOptions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,6 +43,9 @@ class Settings:
             "null: every picture gets both kinds"
         },
     )
+    difficulty: Any = field(
+        default=None, metadata={"help": "[low, high]: only questions this difficult, 1 to 5; null: all"}
+    )
     shard_size: int = field(default=1000, metadata={"help": "pictures per file; an interrupted run resumes by file"})
     workers: int = field(default=1, metadata={"help": "processes; the number does not change the result"})
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
@@ -52,6 +57,7 @@ class Settings:
         default_factory=FolderOptions, metadata={"help": "options of the sources that read an annotated folder"}
     )
     paste: PasteOptions = field(default_factory=PasteOptions, metadata={"help": "options of source=paste"})
+    rendered: RenderedOptions = field(default_factory=RenderedOptions, metadata={"help": "options of source=rendered"})
 
     def task_names(self) -> list[str]:
         """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one."""
@@ -109,6 +115,13 @@ class Settings:
                 f"images={self.images!r} is unknown", why="pictures are stored (embed) or named by their path (link)",
                 fix="images=embed or images=link",
             )  # fmt: skip
+        if self.difficulty is not None and not is_range(self.difficulty, 1, 5):
+            raise SettingsError(
+                f"difficulty={self.difficulty!r} is not a range of whole numbers from 1 to 5, or null",
+                why="questions are told apart by how hard they are (synth/tasks/difficulty.py)",
+                fix="for example difficulty=[3,5]",
+            )
+        self.rendered.check()
         if not re.fullmatch(r"[A-Za-z0-9_]+", self.split):
             raise SettingsError(
                 f"split={self.split!r} is not a plain word", why="it becomes part of file names",

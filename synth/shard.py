@@ -20,6 +20,7 @@ from synth.record import IMAGES, RECORDS, check_record, make_picture, make_recor
 from synth.settings import Settings
 from synth.sources import Fault, PictureFault, Source
 from synth.tasks import TASKS
+from synth.tasks.difficulty import HARDEST
 
 _PICTURES_PER_GROUP = 100  # a Parquet row group: what a reader must load to see one picture, and what we hold in memory
 _FAULTS_NAMED = 20  # rows named per reason and shard; all are counted
@@ -40,11 +41,14 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
     if settings.grounding_share is not None:
         grounds = random.Random(f"{stream}/{scene.index}/grounding_share").random() < settings.grounding_share
         names = [name for name in names if TASKS[name].kind == ("grounding" if grounds else "understanding")]
+    low, high = settings.difficulty or (1, HARDEST)
     for name in names:
         task, seed = TASKS[name], f"{stream}/{name}/{scene.index}"
         asked = task.ask(spoken, random.Random(seed), settings.split, pack)
         refused[name] += not asked
         for k, (facts, draft) in enumerate(asked):
+            if settings.difficulty is not None and not low <= draft.difficulty <= high:
+                continue
             rows.append(
                 make_record(draft, facts=facts, task=name, kind=task.kind,
                             image_id=image_id if task.needs_image else "", scene=scene, split=settings.split,

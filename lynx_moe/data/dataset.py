@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from lynx_moe.data.packing import pack, shared_prefix
 from lynx_moe.data.pictures import PictureCache
-from lynx_moe.data.records import RecordSet
+from lynx_moe.data.records import Record, RecordSet
 from lynx_moe.data.sample import SampleBuilder, Tokens
 from lynx_moe.errors import FamilyError
 from lynx_moe.grounding import Box
@@ -52,12 +52,19 @@ def writable(records: RecordSet, builder: SampleBuilder) -> list[int]:
     return [
         position
         for position, record in enumerate(records)
-        if all(
+        if askable(record, builder)
+        and all(
             geometry.visible(Box(*box), record.size) is not None
             for boxes in (record.boxes, *(step.boxes for step in record.steps))
             for box in boxes
         )
     ]
+
+
+def askable(record: Record, builder: SampleBuilder) -> bool:
+    """Whether the model can see every box that the question itself shows."""
+    geometry = builder.dialect.geometry
+    return all(geometry.visible(Box(*box), record.size) is not None for box in record.question_boxes)
 
 
 class SampleDataset(Dataset):

@@ -20,9 +20,18 @@ STEP = re.compile(r"Step [0-9]{1,3}: ?")
 NO_SIZE = (1, 1)  # a text-only record has no picture and, by the record format, no boxes
 
 
-def question_text(record: Record) -> str:
-    """The question as put to the model: with the stepwise suffix when a grounding record has steps, else as is."""
-    return record.question + (STEPWISE_SUFFIX if record.is_grounding and record.steps else "")
+def question_text(record: Record, dialect: Dialect) -> str:
+    """The question as put to the model: boxes that it shows spelled by `dialect`, and the stepwise suffix when a
+    grounding record has steps. Braces in the question of a record that shows no box are left alone.
+
+    Raises:
+        DialectError: a box cannot be written, for example because the model cannot see it.
+    """
+    suffix = STEPWISE_SUFFIX if record.is_grounding and record.steps else ""
+    shown = record.question
+    if record.question_boxes:
+        shown = dialect.render(shown, record.question_boxes, record.size or NO_SIZE)
+    return shown + suffix
 
 
 def target_text(record: Record, dialect: Dialect) -> str:

@@ -37,6 +37,7 @@ class Step:
 class Record:
     """One question about one picture, with its true answer. Boxes are original pixels, xyxy.
 
+    `{box:k}` in the question is the k-th of `question_boxes`, in the answer the k-th of `boxes`.
     `size` is (width, height) of the picture, None for a text-only record. `image()` decodes the picture anew on each
     call.
     """
@@ -49,6 +50,7 @@ class Record:
     image_id: str = ""
     steps: tuple[Step, ...] = ()
     boxes: tuple[Corners, ...] = ()
+    question_boxes: tuple[Corners, ...] = ()
     phrase: str = ""
     source: str = ""
     split: str = ""
@@ -128,6 +130,7 @@ class RecordSet(Sequence[Record]):
                 Step(s["text"], _corners(s["boxes"]), tuple(s.get("objects") or ())) for s in row["steps"] or ()
             ),
             boxes=_corners(row["boxes"]),
+            question_boxes=_corners(row.get("question_boxes")),
             phrase=row["phrase"] or "",
             source=row["source"],
             split=row["split"],

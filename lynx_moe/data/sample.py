@@ -154,7 +154,7 @@ class SampleBuilder:
         return self._picture_ids[size]
 
     def _tokens(self, record: Record, answer: str | None) -> Tokens:
-        question = question_text(record)
+        question = question_text(record, self.dialect)
         prompt = self._render(question, record.has_image, None)
         full = None if answer is None else self._render(question, record.has_image, answer)
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from lynx_moe.data import Record, SampleBuilder, target_text
+from lynx_moe.data import Record, SampleBuilder, question_text, target_text
+from lynx_moe.data.dataset import askable
 from lynx_moe.errors import DialectError
 from lynx_moe.evaluation.generate import generate_answers
 from lynx_moe.evaluation.grounding import (
@@ -41,7 +42,7 @@ def evaluate(
     Args:
         model: plain or with an adapter; for the base's own answers call this inside `model.disable_adapter()`.
         processor: the base's processor.
-        records: what to ask.
+        records: what to ask; those whose question shows a box that the processor crops away are left out.
         dialect: how the model writes boxes.
         batch_size: prompts per forward.
         max_new_tokens: cut answers there; None: a little more than the longest true answer of these records has.
@@ -51,8 +52,8 @@ def evaluate(
         One entry per protocol ("grounding", "retention"; None when no record is for it), `n`, `seconds`, `dialect`, and
         `samples`: per record what was asked, true and answered, boxes in original pixels, and whether it was right.
     """
-    records = list(records)
     builder = SampleBuilder(processor, dialect)
+    records = [record for record in records if askable(record, builder)]
     started = time.monotonic()
     limit = max_new_tokens or _longest(builder, records) + MORE_THAN_TRUTH
     texts = generate_answers(model, builder, records, batch_size=batch_size, max_new_tokens=limit, progress=progress)
@@ -86,7 +87,7 @@ def _sample(answered: Answered, dialect: Dialect) -> dict:
         "id": record.id,
         "task": record.task,
         "kind": record.kind,
-        "question": record.question,
+        "question": question_text(record, dialect) if record.question_boxes else record.question,
         "phrase": record.phrase,
         "truth": _truth(record, dialect),
         "answer": answered.text,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
 
 from synth.errors import SettingsError, nearest
 from synth.languages.grammar import GRAMMARS, Word
+from synth.record import PLACEHOLDER
 from synth.scene import Obj, Scene
 
 _FOLDER = Path(__file__).parent
@@ -28,28 +30,44 @@ class Pack:
     names: dict[str, str]
     tasks: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]]
     common: tuple[str, ...] = ()
+    attributes: dict[str, str] = field(default_factory=dict)  # colours, sizes and traits
+    predicates: dict[str, str] = field(default_factory=dict)
+    letters: re.Pattern[str] = re.compile("")
+
+    def writes(self, text: str) -> bool:
+        """Whether a source's own sentence is in the script of this language; others are not told in it."""
+        return bool(self.letters.search(text)) and not PLACEHOLDER.search(text)
+
+    def attribute(self, word: str) -> str:
+        """Return the language's word for a colour, size or trait; an unknown one stays as it is."""
+        return self.attributes.get(word, word)
+
+    def predicate(self, word: str) -> str:
+        """Return the language's words for what one thing does to another; unknown ones stay as they are."""
+        return self.predicates.get(word, word)
 
     def translate(self, scene: Scene) -> Scene:
         """Return the scene in this language: names, attributes, background and what else may be there.
 
         Names that the pack does not know stay as the source wrote them.
         """
-        if not self.names:
+        if not (self.names or self.attributes):
             return scene
         objects = [self._translated(obj) for obj in scene.objects]
+        relations = [replace(entry, predicate=self.predicate(entry.predicate)) for entry in scene.relations]
         return replace(
-            scene, objects=objects, background=self._name(scene.background),
-            vocabulary=tuple(map(self._name, scene.vocabulary)), colours=tuple(map(self._name, scene.colours)),
+            scene, objects=objects, relations=relations, background=self._name(scene.background),
+            vocabulary=tuple(map(self._name, scene.vocabulary)), colours=tuple(map(self.attribute, scene.colours)),
         )  # fmt: skip
 
     def _name(self, name: str) -> str:
         return self.names.get(name, name)
 
     def _translated(self, obj: Obj) -> Obj:
-        said = {key: self._name(value) for key, value in obj.attributes.items()}
+        said = {key: self.attribute(value) for key, value in obj.attributes.items()}
         return replace(
             obj, name=self._name(obj.name), attributes=said, between=self.between,
-            traits=tuple(map(self._name, obj.traits)),
+            traits=tuple(map(self.attribute, obj.traits)),
         )  # fmt: skip
 
 
@@ -75,6 +93,8 @@ def read_pack(path: Path) -> Pack:
         language=path.stem, word=GRAMMARS[content["grammar"]], between=content["between"],
         between_sentences=content["between_sentences"], words=content["words"],
         names=content.get("names", {}), tasks=tasks, common=tuple(content.get("common", ())),
+        attributes=content.get("attributes", {}), predicates=content.get("predicates", {}),
+        letters=re.compile(content["letters"]),
     )  # fmt: skip
 
 

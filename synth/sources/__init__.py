@@ -76,7 +76,9 @@ def _paste_fingerprint(settings: Settings) -> dict:
 
 
 SOURCES: dict[str, SourceKind] = {
-    "rendered": SourceKind(lambda settings, work: RenderedSource()),
+    "rendered": SourceKind(
+        lambda settings, work: RenderedSource(settings.rendered), lambda settings: asdict(settings.rendered)
+    ),
     "paste": SourceKind(_open_paste, _paste_fingerprint),
     **{name: _annotated(name, form) for name, form in FORMATS.items()},
 }

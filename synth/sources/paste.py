@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from synth.compose import Canvas, camera, cut, lit, turned
+from synth.compose import Canvas, camera, cut, lit, place, turned
 from synth.errors import SettingsError, SourceError
 from synth.render import add_noise, draw_background
 from synth.scene import Scene
 from synth.sources.fault import PictureFault
 from synth.sources.pictures import SUFFIXES, PictureFolder, size_of, upright
+from synth.sources.ranges import is_range
 
 _TRIES = 30  # draws of an object before a picture goes without it
 _LOOKED_AT = 200  # pictures searched for a mask before the source is refused
@@ -56,10 +57,9 @@ class PasteOptions:
 
     def check(self) -> None:
         """Raise ``SettingsError`` for a value that no picture can be made with."""
-        low, high = self.objects if len(self.objects) == 2 else (0, 0)
         small, large = self.scale if len(self.scale) == 2 else (0, 0)
         good = {
-            "side": 32 <= self.side <= 4096, "objects": 1 <= low <= high <= 50, "scale": 0 < small <= large <= 1,
+            "side": 32 <= self.side <= 4096, "objects": is_range(self.objects, 1, 40), "scale": 0 < small <= large <= 1,
             "turn": 0 <= self.turn <= 180, "light": 0 <= self.light < 1, "blur": 0 <= self.blur <= 20,
             "camera": 0 <= self.camera <= 0.4, "of": self.of not in ("paste", "rendered"),
         }  # fmt: skip
@@ -111,7 +111,7 @@ class PasteSource:
             name, licence, cutout = rng.choice(found)
             longest = round(rng.uniform(*options.scale) * options.side)
             cutout = turned(cutout, rng, longest=longest, degrees=options.turn, mirror=options.mirror)
-            spot = _place(rng, options.side, cutout.size, taken)
+            spot = place(rng, options.side, cutout.size, taken, _MAX_OVERLAP)
             if spot is None:
                 continue
             canvas.lay(lit(cutout, rng, options.light), *spot)
@@ -180,20 +180,6 @@ def grounds_digest(folder: str) -> str:
 
 def _touches_edge(mask: np.ndarray) -> bool:
     return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
-
-
-def _place(rng: random.Random, side: int, size: tuple[int, int], taken: list) -> tuple[int, int] | None:
-    """A corner where the cut-out overlaps nothing much, or None when there is no room left."""
-    width, height = size
-    for _ in range(25):
-        x, y = rng.randint(0, side - width), rng.randint(0, side - height)
-        for x1, y1, x2, y2 in taken:
-            common = max(0, min(x + width, x2) - max(x, x1)) * max(0, min(y + height, y2) - max(y, y1))
-            if common > _MAX_OVERLAP * min(width * height, (x2 - x1) * (y2 - y1)):
-                break
-        else:
-            return x, y
-    return None
 
 
 def _ground_files(folder: str) -> list[str]:

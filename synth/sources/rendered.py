@@ -5,50 +5,79 @@ from __future__ import annotations
 import io
 import math
 import random
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from synth.errors import SettingsError
+from synth.compose import place
 from synth.render import COLOURS, SHAPES, add_noise, draw_background, draw_shape, draw_thing, things
 from synth.scene import Obj, Scene
+from synth.sources.ranges import is_range
 
-SIDE = 128
+_SIDE = 128  # pixels: what all sizes below are said for
+_THINGS = 5  # as many fit well; where more are asked for, all are drawn smaller
 LICENCE = "rendered from MIT, Apache-2.0 and CC0 pictures (synth/assets/NOTICE.md)"
 _SMALL, _LARGE = 40, 49  # side in pixels: at most this is "small", at least this is "large", between is not asked
-_MAX_OVERLAP = 0.2  # of the smaller box: more would leave crumbs that nobody could name
+
+
+@dataclass(kw_only=True, slots=True)
+class RenderedOptions:
+    """What rendered pictures are like; the defaults draw what they always drew."""
+
+    objects: Any = field(
+        default_factory=lambda: [2, 5],
+        metadata={
+            "help": "fewest and most things tried in a picture; fewer where no place is left; beyond 5 all shrink"
+        },
+    )
+    alike: float = field(default=0.3, metadata={"help": "chance that a thing is like one already there, 0 to 1"})
+    overlap: float = field(default=0.2, metadata={"help": "share of the smaller box that another may cover, 0 to 0.8"})
+    side: int = field(default=_SIDE, metadata={"help": "pixels of the square picture's side, 64 to 2048; all scales"})
+
+    def check(self) -> None:
+        """Raise ``SettingsError`` for a value that nothing can be drawn with."""
+        limits = {"alike": (0, 1, "a chance"), "overlap": (0, 0.8, "more would leave crumbs that nobody could name")}
+        for name, (low, high, why) in limits.items():
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not low <= value <= high:
+                raise SettingsError(
+                    f"rendered.{name}={value!r} is not a number from {low} to {high}", why=why,
+                    fix=f"for example rendered.{name}=0.2",
+                )  # fmt: skip
+        if not is_range(self.objects, 1, 40):
+            raise SettingsError(
+                f"rendered.objects={self.objects!r} is not a range of whole numbers from 1 to 40",
+                why="fewest and most things in a picture", fix="for example rendered.objects=[4,9]",
+            )  # fmt: skip
+        if type(self.side) is not int or not 64 <= self.side <= 2048:
+            raise SettingsError(
+                f"rendered.side={self.side!r} is not a whole number from 64 to 2048", why="it is in pixels",
+                fix="for example rendered.side=256",
+            )  # fmt: skip
 
 
 class RenderedSource:
-    """Pictures of 2-5 things and shapes, ``SIDE`` pixels square; picture ``index`` never needs the ones before it."""
+    """Pictures of a few things and shapes on a square; picture ``index`` never needs the ones before it."""
 
     name = "rendered"
+
+    def __init__(self, options: RenderedOptions | None = None) -> None:
+        self._options = options or RenderedOptions()
 
     def __len__(self) -> int:
         return 2**31 - 1
 
     def scene(self, index: int, split: str, seed: int | str) -> Scene:
         """Return picture ``index`` of ``split``: the same for ever under the same seed."""
-        return render_scene(random.Random(f"{seed}/{split}/rendered/{index}"), index)
+        return render_scene(random.Random(f"{seed}/{split}/rendered/{index}"), index, self._options)
 
 
-def _place(
-    rng: random.Random, width: int, height: int, taken: list[tuple[int, int, int, int]]
-) -> tuple[int, int] | None:
-    """A corner where the sprite overlaps nothing much, or None when there is no room left."""
-    for _ in range(25):
-        x, y = rng.randrange(SIDE - width + 1), rng.randrange(SIDE - height + 1)
-        for x1, y1, x2, y2 in taken:
-            common = max(0, min(x + width, x2) - max(x, x1)) * max(0, min(y + height, y2) - max(y, y1))
-            if common > _MAX_OVERLAP * min(width * height, (x2 - x1) * (y2 - y1)):
-                break
-        else:
-            return x, y
-    return None
-
-
-def _what(rng: random.Random, before: list[tuple[str, str | None]]) -> tuple[str, str | None]:
+def _what(rng: random.Random, before: list[tuple[str, str | None]], alike: float) -> tuple[str, str | None]:
     """Name and colour of the next object; now and then like one already there, so that phrases must be precise."""
-    if before and rng.random() < 0.3:
+    if before and rng.random() < alike:
         name, colour = rng.choice(before)
         return name, rng.choice(list(COLOURS)) if colour else None
     if rng.random() < 0.5:
@@ -56,24 +85,30 @@ def _what(rng: random.Random, before: list[tuple[str, str | None]]) -> tuple[str
     return rng.choice(sorted(things())), None
 
 
-def render_scene(rng: random.Random, index: int) -> Scene:
+def render_scene(rng: random.Random, index: int, options: RenderedOptions) -> Scene:
     """Draw one picture from ``rng``; boxes are those of what stays visible."""
-    background, canvas = draw_background(rng, SIDE)
+    fewest, most = options.objects
+    frame = options.side / _SIDE
+    scale = frame * min(1.0, (_THINGS / most) ** 0.5)
+    background, canvas = draw_background(rng, options.side)
     canvas = canvas.convert("RGBA")
-    owner = np.full((SIDE, SIDE), -1, np.int16)
+    owner = np.full((options.side, options.side), -1, np.int16)
     drawn: list[tuple[str, str | None, int]] = []
     taken: list[tuple[int, int, int, int]] = []
-    for _ in range(rng.choice((2, 3, 3, 4, 4, 5))):
-        name, colour = _what(rng, [(n, c) for n, c, _ in drawn])
-        side = rng.uniform(33, 62)
+    # The ends of the range half as often as what lies between.
+    for _ in range(rng.choice(sorted([*range(fewest, most + 1), *range(fewest + 1, most)]))):
+        name, colour = _what(rng, [(n, c) for n, c, _ in drawn], options.alike)
+        side = rng.uniform(33, 62) * scale
         stretch = math.exp(rng.uniform(-0.5, 0.5))
-        width, height = (max(28, min(70, round(side * f))) for f in (stretch**0.5, stretch**-0.5))
-        spot = _place(rng, width, height, taken)
+        width, height = (
+            max(round(28 * scale), min(round(70 * scale), round(side * f))) for f in (stretch**0.5, stretch**-0.5)
+        )
+        spot = place(rng, options.side, (width, height), taken, options.overlap)
         if spot is None:
             continue
         angle = rng.uniform(-25, 25)
         if colour:
-            sprite = draw_shape(rng, name, colour, width, height, angle)
+            sprite = draw_shape(rng, name, colour, width, height, angle, line=max(1, round(2 * frame)))
         else:
             sprite = draw_thing(rng, name, width, height, angle)
         canvas.alpha_composite(sprite, spot)
@@ -89,7 +124,7 @@ def render_scene(rng: random.Random, index: int) -> Scene:
             continue
         box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
         attributes = {"colour": colour} if colour else {}
-        side = ((box[2] - box[0]) * (box[3] - box[1])) ** 0.5
+        side = ((box[2] - box[0]) * (box[3] - box[1])) ** 0.5 / scale
         if side <= _SMALL or side >= _LARGE:
             attributes["size"] = "small" if side <= _SMALL else "large"
         objects.append(
@@ -98,7 +133,7 @@ def render_scene(rng: random.Random, index: int) -> Scene:
         )  # fmt: skip
     picture = add_noise(rng, canvas.convert("RGB"))
     return Scene(
-        index=index, width=SIDE, height=SIDE, objects=objects, image_bytes=lambda: _encode(picture),
+        index=index, width=options.side, height=options.side, objects=objects, image_bytes=lambda: _encode(picture),
         source="rendered", licence=LICENCE, background=background, vocabulary=(*sorted(things()), *SHAPES),
     )  # fmt: skip
 

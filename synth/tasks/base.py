@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from synth.languages import Pack, Say
 from synth.languages.say import UNSEEN
 from synth.scene import Box, Scene
+from synth.tasks.difficulty import difficulty
 
 __all__ = ["KINDS", "TASKS", "UNSEEN", "Draft", "Facts", "Step", "Task", "task"]
 
@@ -32,13 +33,19 @@ class Step:
 
 @dataclass(kw_only=True, slots=True)
 class Draft:
-    """A question about one scene with its answer; ``boxes`` are those the answer speaks of."""
+    """A question about one scene with its answer.
+
+    ``boxes`` are those the answer speaks of, ``question_boxes`` those the question shows (`{box:k}` in its text);
+    ``difficulty`` is set for the task, which cannot choose it (`synth/tasks/difficulty.py`).
+    """
 
     question: str
     answer: str
     steps: list[Step] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     phrase: str = ""
+    question_boxes: list[Box] = field(default_factory=list)
+    difficulty: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +64,16 @@ class Task:
         ``scene`` is one that ``pack`` has translated.
         """
         say = Say(pack, self.name, split, rng)
-        told = ((facts, self.tell(scene, facts, say)) for facts in self.propose(scene, rng))
-        return [(facts, draft) for facts, draft in told if draft is not None]
+        drafts = ((facts, self.draft(scene, facts, say)) for facts in self.propose(scene, rng))
+        return [(facts, draft) for facts, draft in drafts if draft is not None]
+
+    def draft(self, scene: Scene | None, facts: Facts, say: Say) -> Draft | None:
+        """Return what ``tell`` makes of the facts, with its difficulty; None where the scene does not bear them out."""
+        told = self.tell(scene, facts, say)
+        if told is None:
+            return None
+        told.difficulty = difficulty(scene if self.needs_image else None, facts, told)
+        return told
 
 
 TASKS: dict[str, Task] = {}

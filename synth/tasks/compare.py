@@ -10,25 +10,26 @@ _MARGIN = 0.12  # of the picture's side: nearer than this a person would hesitat
 _LARGER = 1.7  # times the area
 
 
-def _pairs(scene, rng):
+def pairs(scene, rng):
     """Up to four pairs of things, each in an order drawn anew."""
-    pairs = list(itertools.combinations([obj.id for _, obj in scene.unique_phrases()], 2))
-    rng.shuffle(pairs)
-    for pair in pairs[:4]:
+    found = list(itertools.combinations([obj.id for _, obj in scene.unique_phrases()], 2))
+    rng.shuffle(found)
+    for pair in found[:4]:
         one, two = rng.sample(pair, 2)
         yield {"one": one, "two": two}
 
 
-def _both(scene, facts):
+def both(scene, facts):
+    """(phrase, thing, other phrase, other thing), or None where a phrase does not mean one alone."""
     one, two = found_by(scene, facts, "one"), found_by(scene, facts, "two")
     return (*one, *two) if one and two else None
 
 
-@task("larger", kind="understanding", propose=_pairs)
+@task("larger", kind="understanding", propose=pairs)
 def larger(scene, facts, say):
-    if not (both := _both(scene, facts)):
+    if not (found := both(scene, facts)):
         return None
-    p, one, q, two = both
+    p, one, q, two = found
     if max(one.area, two.area) <= _LARGER * min(one.area, two.area):
         return None
     return Draft(question=say("question", p=p, q=q), answer=p if one.area > two.area else q)
@@ -36,12 +37,12 @@ def larger(scene, facts, say):
 
 @task(
     "further", kind="understanding",
-    propose=lambda scene, rng: (pair | {"way": rng.choice(tuple(_FURTHER))} for pair in _pairs(scene, rng)),
+    propose=lambda scene, rng: (pair | {"way": rng.choice(tuple(_FURTHER))} for pair in pairs(scene, rng)),
 )  # fmt: skip
 def further(scene, facts, say):
-    if not (both := _both(scene, facts)):
+    if not (found := both(scene, facts)):
         return None
-    p, one, q, two = both
+    p, one, q, two = found
     k, sign = _FURTHER[facts["way"]]
     apart = sign * (one.centre[k] - two.centre[k])
     if abs(apart) <= _MARGIN * (scene.width, scene.height)[k]:
@@ -51,7 +52,7 @@ def further(scene, facts, say):
 
 def _sides(scene, rng):
     """The true side of each pair, or as often the opposite one."""
-    for pair in _pairs(scene, rng):
+    for pair in pairs(scene, rng):
         true = [s for s in SIDES if lies(scene.by_id(pair["one"]), s, scene.by_id(pair["two"]))]
         if true:
             opposite = SIDES[SIDES.index(true[0]) ^ 1]
@@ -60,9 +61,9 @@ def _sides(scene, rng):
 
 @task("side", kind="understanding", propose=_sides)
 def side(scene, facts, say):
-    if not (both := _both(scene, facts)):
+    if not (found := both(scene, facts)):
         return None
-    p, one, q, two = both
+    p, one, q, two = found
     opposite = SIDES[SIDES.index(facts["side"]) ^ 1]
     if lies(one, facts["side"], two) == lies(one, opposite, two):
         return None

@@ -9,12 +9,20 @@ import random
 from collections.abc import Iterator
 
 from synth.languages import Say
-from synth.scene import Obj, Scene
+from synth.scene import Box, Obj, Scene
 from synth.tasks.base import Draft, Facts
 
 SIDES = ("left of", "right of", "above", "below")
 AXIS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 _FORM = 1.3  # how many times longer the longer side must be for a person to say "wide" or "tall"
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes."""
+    sides = [max(0.0, min(one[k + 2], other[k + 2]) - max(one[k], other[k])) for k in (0, 1)]
+    common = sides[0] * sides[1]
+    area, other_area = ((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other))
+    return common / (area + other_area - common)
 
 
 def form_of(obj: Obj) -> str:
@@ -69,7 +77,7 @@ def told_beside(scene: Scene, facts: Facts) -> tuple[str, Obj, Obj] | None:
 
 def missing(scene: Scene, rng: random.Random) -> str:
     """A phrase for something that is not there; a near miss (right shape, other colour) where one can be made."""
-    shapes = [o for o in scene.objects if "colour" in o.attributes]
+    shapes = [o for o in scene.objects if "colour" in o.attributes and scene.complete]  # else: perhaps not written down
     if shapes and rng.random() < 0.6:
         there = {o.phrase for o in shapes}
         near = [f"{c}{o.between}{o.name}" for o in shapes for c in scene.colours]
@@ -85,13 +93,26 @@ def is_missing(scene: Scene, phrase: str) -> bool:
     """Whether nothing in the scene is called so, by name or by colour and name; names only of what could be told."""
     if scene.named(phrase):
         return False
-    near = {f"{c}{o.between}{o.name}" for o in scene.objects if "colour" in o.attributes for c in scene.colours}
+    shapes = [o for o in scene.objects if "colour" in o.attributes and scene.complete]
+    near = {f"{c}{o.between}{o.name}" for o in shapes for c in scene.colours}
     return phrase in near or phrase in scene.vocabulary
 
 
 def names_of(scene: Scene) -> list[str]:
     """The names in the picture, in the order of its objects, each once."""
     return list(dict.fromkeys(o.name for o in scene.objects))
+
+
+def among(scene: Scene, name: str | None) -> list[Obj]:
+    """All objects of a name; of any name (None) only where the scene is complete, else nothing."""
+    if name is None:
+        return scene.objects if scene.complete else []
+    return [o for o in scene.objects if o.name == name]
+
+
+def places(count: int, first: int = 0) -> str:
+    """Placeholders of so many boxes in a row, numbered from ``first``."""
+    return " ".join(f"{{box:{k}}}" for k in range(first, first + count))
 
 
 def left_to_right(scene: Scene, name: str) -> list[Obj]:

@@ -1,9 +1,11 @@
 """The words of prompts and answers."""
 
+from dataclasses import replace
+
 from lynx_moe.data import final_answer, question_text, target_text
 from lynx_moe.data.prompts import step_texts
 from lynx_moe.data.records import Record, Step
-from lynx_moe.families.dialects import PercentDialect
+from lynx_moe.families.dialects import LlavaDialect, PercentDialect
 
 PLAIN = Record(
     id="0", question="Find the cat.", answer="The cat is at {box:0}.", kind="grounding", task="find_one",
@@ -27,8 +29,21 @@ def test_steps_are_numbered_and_the_answer_is_the_last_step():
 
 
 def test_only_stepwise_grounding_questions_get_the_suffix():
-    assert question_text(PLAIN) == "Find the cat."
-    assert question_text(STEPWISE) == "What is left of the cat? Let's think step-by-step."
+    assert question_text(PLAIN, PercentDialect()) == "Find the cat."
+    assert question_text(STEPWISE, PercentDialect()) == "What is left of the cat? Let's think step-by-step."
+
+
+def test_boxes_of_the_question_are_spelled_in_the_dialect_of_the_model():
+    shown = replace(PLAIN, question="What is at {box:0}?", answer="A cat.", boxes=(), question_boxes=PLAIN.boxes)
+    assert question_text(shown, PercentDialect()) == "What is at [10, 10, 50, 50]?"
+    assert question_text(shown, LlavaDialect()) == "What is at [0.10, 0.10, 0.50, 0.50]?"
+    assert target_text(shown, PercentDialect()) == "A cat."
+
+
+def test_braces_of_a_question_without_boxes_are_left_alone():
+    assert question_text(replace(PLAIN, question="What does {box:0} mean?"), PercentDialect()) == (
+        "What does {box:0} mean?"
+    )
 
 
 def test_final_answer_and_steps_undo_the_target():

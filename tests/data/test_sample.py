@@ -44,7 +44,9 @@ def test_sample_is_what_the_processor_makes_in_one_call(make, records):
     for record in records:
         sample = builder(record)
         turns = messages(
-            question_text(record), with_image=record.has_image, answer=target_text(record, builder.dialect)
+            question_text(record, builder.dialect),
+            with_image=record.has_image,
+            answer=target_text(record, builder.dialect),
         )
         text = processor.apply_chat_template(turns)
         expected = processor(images=record.image() if record.has_image else None, text=text, return_tensors="pt")

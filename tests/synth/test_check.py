@@ -54,6 +54,12 @@ def corrupted(record: dict):
                 f"box {k}", lambda r, k=k, edge=edge: r["boxes"][k].__setitem__(edge, r["boxes"][k][edge] + 1)
             )
         yield changed(f"box {k} lost", lambda r, k=k: r["boxes"].pop(k))
+    for k in range(len(record["question_boxes"])):
+        yield changed(
+            "question box", lambda r, k=k: r["question_boxes"][k].__setitem__(2, r["question_boxes"][k][2] - 1)
+        )
+        yield changed("question box lost", lambda r, k=k: r["question_boxes"].pop(k))
+    yield changed("difficulty", lambda r: r.update(difficulty=r["difficulty"] % 5 + 1))
     for k, step in enumerate(record["steps"]):
         yield changed(f"step {k}", lambda r, k=k: r["steps"][k].update(text=r["steps"][k]["text"] + " No."))
         yield changed(f"step {k} lost", lambda r, k=k: r["steps"].pop(k))
@@ -82,7 +88,8 @@ def test_an_answer_that_belongs_to_another_record_is_caught(records):
         by_task.setdefault(record["task"], []).append((record, scene))
     for group in by_task.values():
         for (record, scene), (other, _) in zip(group, rng.sample(group, len(group)), strict=True):
-            parts = [part for part in ("question", "answer", "boxes", "steps", "phrase") if record[part] != other[part]]
+            told = ("question", "answer", "boxes", "steps", "phrase", "question_boxes")
+            parts = [part for part in told if record[part] != other[part]]
             for part in parts:
                 if part == "question":  # another wording of the same question is no corruption
                     continue

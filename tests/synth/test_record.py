@@ -17,7 +17,7 @@ def row(**changes):
         "steps": [{"text": "Find the cat {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "objects": ["cat"]}],
         "answer": "The cat is at {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "phrase": "the cat", "task": "find_one",
         "kind": "grounding", "source": "rendered", "split": "train", "licence": "CC0", "seed": "0/train/find_one/0",
-        "facts": '{"target": 3}', "language": "en", "engine": "template",
+        "facts": '{"target": 3}', "language": "en", "engine": "template", "question_boxes": [], "difficulty": 1,
     }  # fmt: skip
     return {**good, **changes}
 
@@ -36,7 +36,19 @@ def test_a_good_row_passes():
         ({"boxes": [[3, 2, 1, 4]]}, "empty"),
         ({"boxes": [[1, 2, 3]]}, "four finite"),
         ({"boxes": [[1, 2, 3, float("nan")]]}, "four finite"),
-        ({"question": "What is at {box:0}?"}, "the question holds"),
+        ({"question": "What is at {box:0}?"}, "question points at box 0 of 0"),
+        ({"question_boxes": [[1, 2, 3, 4]]}, "never points at its box 0"),
+        ({"question": "What is at {box:0}?", "question_boxes": [[1, 2, 3, 11]]}, "question has a box that is"),
+        (
+            {
+                "question": "At {box:0}?",
+                "question_boxes": [[1, 2, 3, 4]],
+                "boxes": [],
+                "answer": "A cat.",
+                "kind": "understanding",
+            },
+            "about understanding",
+        ),
         ({"question": " "}, "empty"),
         ({"answer": ""}, "empty"),
         ({"kind": "understanding"}, "about understanding"),
@@ -48,6 +60,10 @@ def test_a_broken_row_is_refused_and_names_the_task(changes, said):
     with pytest.raises(RecordError) as caught:
         check_record(row(**changes), 10, 10)
     assert said in str(caught.value) and "find_one" in str(caught.value)
+
+
+def test_a_question_may_show_boxes_of_its_own():
+    check_record(row(question="What is at {box:0}?", question_boxes=[[1, 2, 3, 4]], boxes=[], answer="A cat."), 10, 10)
 
 
 def test_parquet_gives_back_every_field_of_a_record(tmp_path):
@@ -66,11 +82,14 @@ def test_a_record_has_every_column_of_the_format_and_no_other():
         licence: str = "CC0"
 
     step = Step(text="s", boxes=[(1, 2, 3, 4)], objects=["x"])
-    draft = Draft(question="q", answer="a", steps=[step], boxes=[(1, 2, 3, 4)])
+    draft = Draft(
+        question="q", answer="a", steps=[step], boxes=[(1, 2, 3, 4)], question_boxes=[(0, 0, 1, 1)], difficulty=4
+    )
     where = {"image_id": "i", "scene": Picture(), "split": "train", "language": "en", "seed": "s", "k": 2}
     made = make_record(draft, facts={"target": 3}, task="t", kind="grounding", **where)
     assert list(made) == RECORDS.names
     assert made["id"] == "train/rendered/7/t/2"
+    assert made["question_boxes"] == [[0.0, 0.0, 1.0, 1.0]] and made["difficulty"] == 4
     assert made["boxes"] == [[1.0, 2.0, 3.0, 4.0]] == made["steps"][0]["boxes"]
 
 

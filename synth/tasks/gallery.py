@@ -1,0 +1,84 @@
+"""The page that shows every task with a question and its answer in each language: `docs/tasks.md`."""
+
+from __future__ import annotations
+
+import random
+
+from synth.languages import LANGUAGES, load_pack
+from synth.scene import Caption, Obj, Region, Relation, Scene
+from synth.sources.rendered import RenderedOptions, RenderedSource
+from synth.tasks.base import TASKS, Draft
+
+_INTRO = """# Tasks
+
+Every task with one record in each language, written by `synth.tasks.gallery.markdown()`: a test keeps this page true.
+`{box:k}` in a question is the k-th of the record's `question_boxes`, in a step or an answer the k-th of its own boxes;
+a dialect writes the numbers. *Not all annotated* says whether a task is asked of pictures that hold more than is
+annotated, as photographs do: it then asks only what stays true whatever else is there. Difficulty goes from 1 to 5
+(`synth/tasks/difficulty.py`).
+
+There are no questions about several pictures at once, and none about points instead of boxes: a record has one picture,
+and no dialect writes a point.
+"""
+_DRAWS = 10  # of an annotated scene, before a task counts as not asked of it
+_PICTURES = 60  # looked through for an example
+
+
+def markdown() -> str:
+    """Return the page; the same text every time."""
+    drawn = [RenderedSource(RenderedOptions(objects=[3, 6])).scene(k, "gallery", 0) for k in range(_PICTURES)]
+    scenes = [*drawn, _annotated()]
+    rows = ["| task | kind | not all annotated |", "|---|---|---|"]
+    photograph = [_annotated(complete=False)] * _DRAWS
+    sections = []
+    for name, task in sorted(TASKS.items()):
+        asked = "yes" if _first(name, photograph, "en") else "no"
+        rows.append(f"| [{name}](#{name}) | {task.kind} | {asked if task.needs_image else 'text alone'} |")
+        sections.append(f"## {name}\n")
+        for language in LANGUAGES:
+            if name in load_pack(language).tasks:
+                sections += [_shown(language, _first(name, scenes, language)), ""]
+    return "\n".join([_INTRO, *rows, "", *sections]).rstrip() + "\n"
+
+
+def _first(name: str, scenes: list[Scene], language: str) -> Draft | None:
+    """The draft of the first scene that has one, the hardest of that scene."""
+    pack = load_pack(language)
+    for k, scene in enumerate(scenes):
+        told = TASKS[name].ask(pack.translate(scene), random.Random(f"gallery/{name}/{k}"), "train", pack)
+        if told:
+            return max((draft for _, draft in told), key=lambda draft: draft.difficulty)
+    return None
+
+
+def _shown(language: str, draft: Draft) -> str:
+    lines = [f"- {language}: **{draft.question}** (difficulty {draft.difficulty})"]
+    lines += [f"    {k}. {step.text}" for k, step in enumerate(draft.steps, 1)]
+    return "\n".join([*lines, f"    - {draft.answer}"])
+
+
+def _annotated(*, complete: bool = True) -> Scene:
+    """What an annotated photograph may know: relations, regions, captions, depth beside boxes. The words are ours."""
+    known = (  # name, box, colour, depth
+        ("man", (60, 60, 160, 300), "black", 2.0), ("horse", (40, 180, 300, 400), "brown", 3.0),
+        ("dog", (420, 300, 560, 420), "white", 6.0), ("hat", (90, 40, 130, 70), "red", 2.0),
+        ("dog", (300, 350, 390, 420), "black", 9.0),
+    )  # fmt: skip
+    objects = [
+        Obj(
+            id=k, name=name, box=tuple(map(float, box)), depth=depth, traits=("wet",) if k == 2 else ("dry",),
+            attributes={"colour": colour, "size": "small" if k > 2 else "large"},
+        )
+        for k, (name, box, colour, depth) in enumerate(known)
+    ]  # fmt: skip
+    english = Caption(text="A man rides a horse past two dogs.", spans=((0, 5, (0,)), (12, 19, (1,)), (25, 33, (2, 4))))
+    japanese = Caption(text="馬に乗った男と二匹の犬。", spans=((0, 1, (1,)), (5, 6, (0,)), (7, 11, (4, 2))))
+    captions = ("a wet dog on the grass", "草の上のぬれた犬")
+    referring = ("the dog beside the horse", "馬のそばの犬")
+    regions = [Region(text=text, box=objects[2].box) for text in captions]
+    regions += [Region(text=text, box=objects[4].box, unique=True) for text in referring]
+    return Scene(
+        index=0, width=640, height=480, objects=objects, image_bytes=lambda: (b"", "jpg"), source="annotated",
+        licence="none", complete=complete, vocabulary=("man", "horse", "dog", "hat", "cat"),
+        relations=[Relation(subject=0, predicate="wearing", object=3)], regions=regions, captions=[english, japanese],
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""Every question over hundreds of rendered pictures is answered again from its text alone, by code that shares nothing.
+
+`tests/synth/oracle.py` reads the question and the objects; here its answers are compared, and the objects themselves
+are held against the pixels.
+"""
+
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synth.settings import Settings
+from synth.shard import scene_records
+from synth.sources.rendered import RenderedOptions, RenderedSource
+from synth.tasks import TASKS
+from tests.synth import oracle
+
+# Not told of rendered pictures (tests/synth/test_scenes_by_hand.py), or text alone, or one sentence per object of
+# what `where` and `measure` are asked about.
+NOT_HERE = {"predicate", "describe_region", "find_region", "refer", "nearer", "in_front"}
+NOT_ASKED = {"numbers", "words", "places", "sizes"}
+SETS = {  # pictures, what they are like
+    "train": (200, RenderedOptions()),
+    "unseen": (40, RenderedOptions()),
+    "crowded": (40, RenderedOptions(objects=[5, 9], alike=0.6)),
+}
+INK = {
+    "red": (220, 40, 40), "orange": (245, 140, 20), "yellow": (245, 220, 40), "green": (40, 165, 60),
+    "blue": (40, 80, 220), "purple": (140, 50, 180), "white": (245, 245, 245), "black": (25, 25, 25),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SETS)
+def asked(request):
+    """(scene, its records) of every picture of a set."""
+    count, options = SETS[request.param]
+    settings = Settings(split="unseen" if request.param == "unseen" else "train", rendered=options)
+    names = [name for name in settings.task_names() if name not in NOT_ASKED]
+    source = RenderedSource(options)
+    scenes = [source.scene(k, request.param, 5) for k in range(count)]
+    return [(scene, scene_records(scene, settings, names)[0]) for scene in scenes]
+
+
+def test_every_answer_is_derived_again_from_the_question(asked):
+    told = Counter()
+    for scene, records in asked:
+        for record in records:
+            if record["task"] == "name_region":
+                right = oracle.region(scene, record["question_boxes"][0])
+            else:
+                right = oracle.TELL[record["task"]](scene, record["question"])
+            label = f"{record['id']}: {record['question']} -> {record['answer']}"
+            assert record["boxes"] == right.boxes, label
+            assert [step["boxes"] for step in record["steps"]] == right.steps, label
+            assert right.answer in (None, record["answer"]), f"{label}, not {right.answer}"
+            told[record["task"]] += 1
+    assert set(told) == set(TASKS) - NOT_HERE - NOT_ASKED
+    assert min(told.values()) >= len(asked) / 10, told
+
+
+@pytest.mark.parametrize("options", [options for _, options in SETS.values()], ids=SETS)
+def test_size_words_are_what_boxes_say(options):
+    shrink = (5 / max(5, options.objects[1])) ** 0.5
+    seen = Counter()
+    for k in range(40):
+        for obj in RenderedSource(options).scene(k, "train", 5).objects:
+            side = ((obj.box[2] - obj.box[0]) * (obj.box[3] - obj.box[1])) ** 0.5 / shrink
+            assert obj.attributes.get("size") == ("small" if side <= 40 else "large" if side >= 49 else None)
+            seen[obj.attributes.get("size")] += 1
+    assert min(seen[size] for size in ("small", "large", None)) > 5
+
+
+def test_boxes_and_colours_are_what_the_pixels_show(asked):
+    for scene, _ in asked[:40]:
+        pixels = np.asarray(Image.open(io.BytesIO(scene.image_bytes()[0])).convert("RGB"), float)
+        for obj in scene.objects:
+            rows, columns = np.flatnonzero(obj.mask.any(1)), np.flatnonzero(obj.mask.any(0))
+            assert obj.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+            if "colour" in obj.attributes and obj.mask.sum() > 400:  # of a sliver one sees little but its outline
+                seen = np.median(pixels[obj.mask], axis=0)
+                nearest = min(INK, key=lambda name: np.abs(seen - INK[name]).sum())
+                assert nearest == obj.attributes["colour"], (scene.index, obj.id, seen)
