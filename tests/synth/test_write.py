@@ -42,6 +42,7 @@ class Stumbling(RenderedSource):
     """The rendered source until picture ``at``, where the process is interrupted or the picture is bad."""
 
     def __init__(self, at, error):
+        super().__init__()
         self.at, self.error = at, error
 
     def scene(self, index, split, seed):
