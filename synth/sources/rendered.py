@@ -64,11 +64,8 @@ class RenderedSource:
 
     name = "rendered"
 
-    _options = RenderedOptions()
-
     def __init__(self, options: RenderedOptions | None = None) -> None:
-        if options is not None:
-            self._options = options
+        self._options = options or RenderedOptions()
 
     def __len__(self) -> int:
         return 2**31 - 1
