@@ -16,7 +16,16 @@ from synth.sources import source_kind
 
 PARTIAL = ".partial"  # shards of unfinished splits
 _PACKAGE = Path(__file__).parent
-_CONTENT = ("assets", "record.py", "render.py", "scene.py", "shard.py", "sources", "tasks")  # code that decides content
+_CONTENT = (
+    "assets",
+    "quality",
+    "record.py",
+    "render.py",
+    "scene.py",
+    "shard.py",
+    "sources",
+    "tasks",
+)  # code that decides content
 
 
 @lru_cache(maxsize=1)
@@ -34,6 +43,7 @@ def code_hash() -> str:
 def describe(settings: Settings) -> dict:
     """Return everything that decides a split's bytes; not the folder, the number of workers or ``overwrite``."""
     named = ("source", "size", "split", "seed", "questions_per_image", "grounding_share", "shard_size")
+    named += ("balance", "licences")
     chosen = {name: getattr(settings, name) for name in named}
     fingerprint = source_kind(settings.source).fingerprint(settings)
     return {**chosen, "task": settings.task_names(), "source_options": fingerprint, "code": code_hash()}

@@ -35,6 +35,17 @@ class Settings:
             "null: every picture gets both kinds"
         },
     )
+    balance: bool = field(
+        default=False,
+        metadata={"help": "thin questions with few possible answers until the question alone does not tell the answer"},
+    )
+    licences: list[str] | None = field(
+        default=None, metadata={"help": "licences a picture may have; others are quarantined; null: any"}
+    )
+    against: list[str] | None = field(
+        default=None,
+        metadata={"help": "evaluation sets (folders of pictures, or of synth): pictures like theirs are left out"},
+    )
     shard_size: int = field(default=1000, metadata={"help": "pictures per file; an interrupted run resumes by file"})
     workers: int = field(default=1, metadata={"help": "processes; the number does not change the result"})
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
@@ -83,6 +94,13 @@ class Settings:
                 f"grounding_share={share!r} is not a number from 0 to 1 or null", why="it is a share of the pictures",
                 fix="for example grounding_share=0.75",
             )  # fmt: skip
+        for name in ("licences", "against"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, list) and value and all(type(v) is str for v in value)):
+                raise SettingsError(
+                    f"{name}={value!r} is neither null nor a list of words", why="it is looked through word by word",
+                    fix='for example licences=["CC BY 4.0"] or against=[path/to/folder]',
+                )  # fmt: skip
         if not re.fullmatch(r"[A-Za-z0-9_]+", self.split):
             raise SettingsError(
                 f"split={self.split!r} is not a plain word", why="it becomes part of file names",

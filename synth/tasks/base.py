@@ -23,29 +23,39 @@ class Step:
 
 @dataclass(kw_only=True, slots=True)
 class Draft:
-    """A question about one scene with its verified answer; ``boxes`` are those the answer speaks of."""
+    """A question about one scene with its verified answer; ``boxes`` are those the answer speaks of.
+
+    ``about`` are the things the question names, in their order: what ``balance=true`` evens the answers of a closed
+    task over.
+    """
 
     question: str
     answer: str
     steps: list[Step] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     phrase: str = ""
+    about: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A registered way of asking: ``ask(scene, rng, split)`` returns every draft the scene can carry, perhaps none."""
+    """A registered way of asking: ``ask(scene, rng, split)`` returns every draft the scene can carry, perhaps none.
+
+    ``closed`` says that there are few answers, so that the question alone might tell which; ``balance=true`` thins
+    such tasks.
+    """
 
     name: str
     kind: str
     ask: Callable[[Scene | None, random.Random, str], list[Draft]]
     needs_image: bool = True
+    closed: bool = False
 
 
 TASKS: dict[str, Task] = {}
 
 
-def task(name: str, *, kind: str, needs_image: bool = True):
+def task(name: str, *, kind: str, needs_image: bool = True, closed: bool = False):
     """Register the decorated function as task ``name``; a name is taken once only."""
     if kind not in KINDS:
         raise ValueError(f"task {name!r}: kind must be 'grounding' or 'understanding', not {kind!r}")
@@ -55,7 +65,7 @@ def task(name: str, *, kind: str, needs_image: bool = True):
     def register(ask: Callable[[Scene | None, random.Random, str], list[Draft]]):
         if name in TASKS:
             raise ValueError(f"task {name!r} is registered twice")
-        TASKS[name] = Task(name=name, kind=kind, ask=ask, needs_image=needs_image)
+        TASKS[name] = Task(name=name, kind=kind, ask=ask, needs_image=needs_image, closed=closed)
         return ask
 
     return register

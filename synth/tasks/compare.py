@@ -14,18 +14,22 @@ def _pairs(scene, rng):
     return [tuple(rng.sample(pair, 2)) for pair in pairs[:4]]
 
 
-@task("larger", kind="understanding")
+@task("larger", kind="understanding", closed=True)
 def larger(scene, rng, split):
     seen = ("Which is larger, the {p} or the {q}?", "What is larger, the {p} or the {q}?")
     unseen = ("Of the {p} and the {q}, which is larger?",)
     return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(p=p, q=q), answer=p if one.area > two.area else q)
+        Draft(
+            question=phrasing(rng, split, seen, unseen).format(p=p, q=q),
+            answer=p if one.area > two.area else q,
+            about=(p, q),
+        )
         for (p, one), (q, two) in _pairs(scene, rng)
         if max(one.area, two.area) > 1.7 * min(one.area, two.area)
     ]
 
 
-@task("further", kind="understanding")
+@task("further", kind="understanding", closed=True)
 def further(scene, rng, split):
     seen = ("Which is {f}, the {p} or the {q}?", "What is {f}, the {p} or the {q}?")
     unseen = ("Of the {p} and the {q}, which is {f}?",)
@@ -35,11 +39,11 @@ def further(scene, rng, split):
         apart = sign * (one.centre[k] - two.centre[k])
         if abs(apart) > _MARGIN * (scene.width, scene.height)[k]:
             question = phrasing(rng, split, seen, unseen).format(f=word, p=p, q=q)
-            drafts.append(Draft(question=question, answer=p if apart > 0 else q))
+            drafts.append(Draft(question=question, answer=p if apart > 0 else q, about=(p, q)))
     return drafts
 
 
-@task("side", kind="understanding")
+@task("side", kind="understanding", closed=True)
 def side(scene, rng, split):
     seen, unseen = ("Is the {p} {s} the {q}?",), ("Does the {p} lie {s} the {q}?",)
     drafts = []
@@ -48,5 +52,6 @@ def side(scene, rng, split):
         if true:
             opposite = SIDES[SIDES.index(true[0]) ^ 1]
             word, answer = rng.choice(((true[0], "yes"), (opposite, "no")))
-            drafts.append(Draft(question=phrasing(rng, split, seen, unseen).format(p=p, s=word, q=q), answer=answer))
+            question = phrasing(rng, split, seen, unseen).format(p=p, s=word, q=q)
+            drafts.append(Draft(question=question, answer=answer, about=(f"{p} {word}", f"{word} {q}")))
     return drafts

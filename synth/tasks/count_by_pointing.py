@@ -6,7 +6,7 @@ _SEEN = ("Count the {p} by pointing.", "Point at each {s} and count.", "Find and
 _UNSEEN = ("Find each {s} and count.", "Count by pointing at each {s}.")
 
 
-@task("count_by_pointing", kind="grounding")
+@task("count_by_pointing", kind="grounding", closed=True)
 def count_by_pointing(scene, rng, split):
     drafts = []
     for name in dict.fromkeys(o.name for o in scene.objects):
@@ -17,6 +17,7 @@ def count_by_pointing(scene, rng, split):
                 steps=[Step(text=f"The {o.phrase} at {{box:0}}.", boxes=[o.box], objects=[o.phrase]) for o in found],
                 answer=f"The count is {len(found)}.",
                 phrase=plural(name),
+                about=(name,),
             )
         )
     return drafts

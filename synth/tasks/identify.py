@@ -3,7 +3,7 @@
 from synth.tasks.base import SIDES, Draft, form_of, only_one_on, phrasing, task
 
 
-@task("colour", kind="understanding")
+@task("colour", kind="understanding", closed=True)
 def colour(scene, rng, split):
     seen = (
         "What colour is the {n}?", "Which colour has the {n}?", "Name the colour of the {n}.",
@@ -11,41 +11,49 @@ def colour(scene, rng, split):
     )  # fmt: skip
     unseen = ("Which colour is the {n}?", "Tell me what colour the {n} has.")
     return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(n=o.name), answer=o.attributes["colour"])
+        Draft(
+            question=phrasing(rng, split, seen, unseen).format(n=o.name), answer=o.attributes["colour"], about=(o.name,)
+        )
         for o in scene.objects
         if "colour" in o.attributes and len(scene.named(o.name)) == 1
     ]
 
 
-@task("shape", kind="understanding")
+@task("shape", kind="understanding", closed=True)
 def shape(scene, rng, split):
     coloured = [o for o in scene.objects if "colour" in o.attributes]
     seen = ("What shape is {c}?", "Which shape is {c}?", "Name the {c} shape.", "Tell me which shape is {c}.")
     unseen = ("Name the shape that is {c}.", "What is the {c} shape?")
     return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(c=o.attributes["colour"]), answer=o.name)
+        Draft(
+            question=phrasing(rng, split, seen, unseen).format(c=o.attributes["colour"]),
+            answer=o.name,
+            about=(o.attributes["colour"],),
+        )  # fmt: skip
         for o in coloured
         if sum(p.attributes["colour"] == o.attributes["colour"] for p in coloured) == 1
     ]
 
 
-@task("size", kind="understanding")
+@task("size", kind="understanding", closed=True)
 def size(scene, rng, split):
     seen = ("Is the {p} small or large?", "How big is the {p}?", "Tell me the size of the {p}.")
     unseen = ("Is the {p} large or small?", "What size is the {p}?")
     return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(p=phrase), answer=obj.attributes["size"])
+        Draft(
+            question=phrasing(rng, split, seen, unseen).format(p=phrase), answer=obj.attributes["size"], about=(phrase,)
+        )
         for phrase, obj in scene.unique_phrases()
         if "size" in obj.attributes
     ]
 
 
-@task("form", kind="understanding")
+@task("form", kind="understanding", closed=True)
 def form(scene, rng, split):
     """Wide or tall, asked only where it plainly is one of them."""
     seen, unseen = ("Is the {p} wide or tall?", "What form has the {p}, wide or tall?"), ("Is the {p} tall or wide?",)
     return [
-        Draft(question=phrasing(rng, split, seen, unseen).format(p=phrase), answer=form_of(obj))
+        Draft(question=phrasing(rng, split, seen, unseen).format(p=phrase), answer=form_of(obj), about=(phrase,))
         for phrase, obj in scene.unique_phrases()
         if form_of(obj)
     ]
@@ -65,7 +73,7 @@ def beside(scene, rng, split):
     return drafts
 
 
-@task("background", kind="understanding")
+@task("background", kind="understanding", closed=True)
 def background(scene, rng, split):
     if not scene.background:
         return []

@@ -17,7 +17,7 @@ def tens(share: float) -> int | None:
     return nearest if nearest and abs(100 * share - nearest) <= _MARGIN else None
 
 
-@task("measure", kind="understanding")
+@task("measure", kind="understanding", closed=True)
 def measure(scene, rng, split):
     """Of one thing a picture."""
     drafts = []
@@ -25,7 +25,7 @@ def measure(scene, rng, split):
         for (adjective, noun), share in zip(_WORDS, (obj.width / scene.width, obj.height / scene.height), strict=True):
             if tens(share):
                 question = phrasing(rng, split, _SEEN, _UNSEEN).format(a=adjective, n=noun, p=phrase)
-                drafts.append(Draft(question=question, answer=f"{tens(share)} percent"))
+                drafts.append(Draft(question=question, answer=f"{tens(share)} percent", about=(f"{noun} of {phrase}",)))
     return rng.sample(drafts, min(1, len(drafts)))
 
 

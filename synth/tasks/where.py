@@ -27,10 +27,10 @@ def _part(scene, obj) -> str:
     return f"{row} {column}" if row and column else ""
 
 
-@task("where", kind="understanding")
+@task("where", kind="understanding", closed=True)
 def where(scene, rng, split):
     return [
-        Draft(question=phrasing(rng, split, _SEEN, _UNSEEN).format(p=phrase), answer=_part(scene, obj))
+        Draft(question=phrasing(rng, split, _SEEN, _UNSEEN).format(p=phrase), answer=_part(scene, obj), about=(phrase,))
         for phrase, obj in scene.unique_phrases()
         if _part(scene, obj)
     ]
