@@ -2,10 +2,11 @@
 
 Within one shard, and for every task with a small closed set of answers:
 
-* A question about at most one thing ("Is there a dog?") belongs to the stratum of that thing. Within a stratum every
-  answer is kept at most as often as the rarest one that counts; an answer that is there less than a quarter as often
-  as the commonest does not count, and is kept whole. A stratum with a single answer is dropped. Strata with fewer than
-  four questions per answer of the task are afterwards evened out once more, together.
+* A question about at most one thing ("Is there a dog?") belongs to the stratum of that thing. Within a stratum the
+  commoner answers are capped at the highest number at which none has more than two percentage points over its even
+  share, one over the number of answers that count. An answer counts when it is kept at least an eighth as often as
+  the commonest; rarer ones are kept whole. A stratum with a single answer is dropped. Strata with fewer than four
+  questions per answer of the task are afterwards capped once more, together.
 * A question about several things ("Is the dog left of the cat?", "Which is larger, the dog or the cat?") is kept only
   while, for each thing in its place, no answer is ahead of the others by more than one; where the answer is one of the
   things, they are kept only while no thing, and no place, is more than one answer ahead.
@@ -20,7 +21,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-COUNTS = 4  # an answer counts when it is given at least a quarter as often as the commonest one
+COUNTS = 4  # for measuring, an answer counts when it is given at least a quarter as often as the commonest one
+_CAPPED = 8  # for thinning, an eighth: what counts when measured was then evened out in every shard, by a safe margin
+_POINTS = 2  # percentage points that an answer may have over its even share
 _DENSE = 4  # questions per answer from which a stratum is evened out on its own only
 
 
@@ -71,11 +74,8 @@ def _even_strata(rows: list[Asked]) -> list[Asked]:
 
 
 def _capped(rows: list[Asked]) -> list[Asked]:
-    """Keep the first rows of each answer, as many as of the rarest answer that counts; of one answer alone, none."""
-    answers = Counter(row.answer for row in rows)
-    best = counting(answers)
-    most_common = sorted(answers.values(), reverse=True)
-    cap = answers[best[-1]] if len(best) > 1 else most_common[1] if len(most_common) > 1 else 0
+    """Keep the first rows of each answer, up to the cap; of one answer alone, none."""
+    cap = _cap(Counter(row.answer for row in rows))
     given: Counter = Counter()
     kept = []
     for row in rows:
@@ -83,6 +83,16 @@ def _capped(rows: list[Asked]) -> list[Asked]:
         if given[row.answer] <= cap:
             kept.append(row)
     return kept
+
+
+def _cap(answers: Counter) -> int:
+    """The highest cap under which no answer is too common, in whole numbers so that every machine agrees."""
+    for cap in range(max(answers.values(), default=0), 0, -1):
+        kept = [min(n, cap) for n in answers.values()]
+        count = sum(_CAPPED * n >= cap for n in kept)
+        if count > 1 and 100 * count * cap <= (100 + _POINTS * count) * sum(kept):
+            return cap
+    return 0
 
 
 def _even_places(rows: list[Asked]) -> list[Asked]:

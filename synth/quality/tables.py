@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,25 @@ class Tables:
         """Yield the shard's records as dictionaries."""
         yield from _rows(shard.records, None)
 
+    def encoded(self, shard: Shard, image_ids: set[str]) -> dict[str, bytes | None]:
+        """Return the encoded pictures of the given ids, reading only the row groups that hold them."""
+        found = {}
+        with _opened(shard.images) as file:
+            for group in range(file.num_row_groups):
+                here = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
+                if image_ids.isdisjoint(here):
+                    continue
+                images = file.read_row_group(group, columns=["image"])["image"]
+                for image_id, image in zip(here, images, strict=True):
+                    if image_id in image_ids:
+                        found[image_id] = image["bytes"].as_py()
+        return found
+
+    def image_ids(self, shard: Shard) -> list[str]:
+        """Return the ids of the shard's pictures, in the order of ``pictures``."""
+        with _opened(shard.images) as file:
+            return file.read(columns=["image_id"])["image_id"].to_pylist()
+
     def pictures(self, shard: Shard, *, encoded: bool = True) -> Iterator[dict]:
         """Yield the shard's rows of the images table, without the encoded pictures when those are not needed."""
         columns = ["image_id", "width", "height", "objects"]
@@ -69,10 +89,16 @@ class Tables:
 
 
 def _rows(path: Path, columns: list[str] | None) -> Iterator[dict]:
+    with _opened(path) as file:
+        for batch in file.iter_batches(batch_size=_AT_ONCE, columns=columns):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_AT_ONCE, columns=columns):
-                yield from batch.to_pylist()
+            yield file
     except (OSError, pa.ArrowException) as problem:
         raise SourceError(
             f"cannot read {path}: {str(problem).splitlines()[0]}", why="the file is damaged, or not as synth wrote it",
