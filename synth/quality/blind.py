@@ -34,7 +34,8 @@ class Blind:
     """Shares of the held-out questions, 0 to 1.
 
     ``chance`` is one over the number of answers that count for a wording (at least a quarter as frequent as its
-    commonest one), averaged over the held-out questions; ``majority`` always guesses the commonest answer of all.
+    commonest one; never fewer than two, for a question with one answer asks nothing), averaged over the held-out
+    questions; ``majority`` always guesses the commonest answer of all.
     """
 
     fitted: int
@@ -71,8 +72,8 @@ def blind(fit: Sequence[Example], held_out: Sequence[Example]) -> Blind:
     for example, (_, label) in zip(fit, known, strict=True):
         per_question[example.question.words][label] += 1
         per_wording[example.question.wording][label] += 1
-    choices = {wording: len(counting(seen)) for wording, seen in per_wording.items()}
-    fallback = len(counting(answers))
+    choices = {wording: max(2, len(counting(seen))) for wording, seen in per_wording.items()}
+    fallback = max(2, len(counting(answers)))
     right, chance = 0, 0.0
     for example, (_, label) in zip(held_out, asked, strict=True):
         seen = per_question.get(example.question.words)

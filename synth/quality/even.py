@@ -5,8 +5,8 @@ Within one shard, and for every task with a small closed set of answers:
 * A question about at most one thing ("Is there a dog?") belongs to the stratum of that thing. Within a stratum the
   commoner answers are capped at the highest number at which none has more than two percentage points over its even
   share, one over the number of answers that count. An answer counts when it is kept at least an eighth as often as
-  the commonest; rarer ones are kept whole. A stratum with a single answer is dropped. Strata with fewer than four
-  questions per answer of the task are afterwards capped once more, together.
+  the commonest; rarer ones are kept whole. A stratum with a single answer is dropped. Strata that hold less than a
+  tenth of the task's questions are afterwards capped once more, together.
 * A question about several things ("Is the dog left of the cat?", "Which is larger, the dog or the cat?") is kept only
   while, for each thing in its place, no answer is ahead of the others by more than one; where the answer is one of the
   things, they are kept only while no thing, and no place, is more than one answer ahead.
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 COUNTS = 4  # for measuring, an answer counts when it is given at least a quarter as often as the commonest one
 _CAPPED = 8  # for thinning, an eighth: what counts when measured was then evened out in every shard, by a safe margin
 _POINTS = 2  # percentage points that an answer may have over its even share
-_DENSE = 4  # questions per answer from which a stratum is evened out on its own only
+_HEAVY = 10  # a stratum with a tenth of all questions is evened out on its own only
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,10 @@ def _even_strata(rows: list[Asked]) -> list[Asked]:
     strata = defaultdict(list)
     for row in rows:
         strata[row.about].append(row)
-    dense = _DENSE * len({row.answer for row in rows})
-    kept, sparse = [], []
+    heavy, light = [], []
     for members in strata.values():
-        (kept if len(members) >= dense else sparse).extend(_capped(members))
-    return kept + _capped(sparse)
+        (heavy if _HEAVY * len(members) >= len(rows) else light).extend(_capped(members))
+    return heavy + _capped(light)
 
 
 def _capped(rows: list[Asked]) -> list[Asked]:

@@ -53,7 +53,9 @@ def report(
         out.mkdir(parents=True, exist_ok=True)
         for task, some in shown.items():
             if some:
-                _write(out / f"sheet-{_file_name(task)}.png", _encoded(contact_sheet(task, some), "PNG"))
+                _write(
+                    out / f"sheet-{_file_name(task)}.png", _encoded(contact_sheet(task, some), "PNG", compress_level=3)
+                )
         for name, data in drawn.items():
             _write(out / f"figure-{name}.png", data)
         text = page.render(
@@ -81,7 +83,7 @@ def _template():
 
 
 def _cell(shown: Shown) -> dict:
-    picture = _uri(_encoded(shown.picture, "WEBP"), "webp")
+    picture = _uri(_encoded(shown.picture, "WEBP", method=1, quality=85), "webp")
     return {
         "picture": picture,
         "question": shown.question,
@@ -91,9 +93,9 @@ def _cell(shown: Shown) -> dict:
     }
 
 
-def _encoded(picture: Image.Image, kind: str) -> bytes:
+def _encoded(picture: Image.Image, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind)
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 

@@ -34,8 +34,9 @@ class Wordings:
         """Take the words of an object's name or attribute as content, with their regular English plurals."""
         for word in words_of(phrase):
             if word.isalpha():
-                plural = word[:-1] + "ies" if word.endswith("y") else word + "s"
-                self._content |= {word, plural, word + "es"}
+                self._content |= {word, word + "s", word + "es"}
+                if word.endswith("y"):
+                    self._content.add(word[:-1] + "ies")
 
     def learn_attributes(self, attributes: str) -> None:
         """Take the values of an object's attributes, as the images table holds them (a JSON object), as content."""
