@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         if command is not None:
-            return command(arguments[1:])
+            return command.run(command.parser().parse_args(arguments[1:]))
         make(settings_from(arguments))
     except SynthError as problem:
         print(f"synth: {problem}", file=sys.stderr)

@@ -87,7 +87,6 @@ def make_record(draft: Any, *, task: str, kind: str, image_id: str, scene: Any, 
         "steps": [{"text": s.text, "boxes": _floats(s.boxes), "objects": list(s.objects)} for s in draft.steps],
         "answer": draft.answer, "boxes": _floats(draft.boxes), "phrase": draft.phrase, "task": task, "kind": kind,
         "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
-        "about": tuple(draft.about),  # for thinning the shard; not stored
     }  # fmt: skip
 
 

@@ -49,6 +49,7 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
                             scene=scene, split=settings.split, seed=seed, k=k)
             )  # fmt: skip
             check_record(rows[-1], scene.width, scene.height)
+            rows[-1]["about"] = tuple(draft.about)  # for thinning; no column of the table
     wanted = settings.questions_per_image
     if wanted is not None and len(rows) > wanted:
         picked = random.Random(f"{stream}/{scene.index}/questions_per_image").sample(range(len(rows)), wanted)

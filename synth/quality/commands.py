@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from synth.errors import SettingsError
-from synth.quality.contamination import contamination
 from synth.quality.near import THRESHOLD
 
 
-def report_command(arguments: list[str]) -> int:
-    """Write the report on a dataset folder; exit status 0."""
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand: its arguments, and what it does with them; ``run`` returns the exit status."""
+
+    parser: Callable[[], argparse.ArgumentParser]
+    run: Callable[[argparse.Namespace], int]
+
+
+def _report_parser() -> argparse.ArgumentParser:
     parser = _parser("report", "write report.html, report.json and PNGs about a dataset folder")
     parser.add_argument("folder", help="dataset folder that synth finished")
     parser.add_argument("--out", default=None, help="where to write (default: FOLDER/report)")
     parser.add_argument("--no-looks", action="store_true", help="do not decode all pictures to find look-alikes")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def _report(given: argparse.Namespace) -> int:
     from synth.quality.report import report
 
     content = report(given.folder, given.out, looks=not given.no_looks, threshold=given.threshold)
@@ -26,14 +37,18 @@ def report_command(arguments: list[str]) -> int:
     return 0
 
 
-def contamination_command(arguments: list[str]) -> int:
-    """List pictures that evaluation sets hold too; exit status 1 when there is any, 0 when there is none."""
+def _contamination_parser() -> argparse.ArgumentParser:
     parser = _parser("contamination", "list pictures that an evaluation set holds too; exit status 1 if there are any")
     parser.add_argument("folder", help="dataset folder of synth, or folder of pictures")
     parser.add_argument(
         "--against", action="append", required=True, help="folder of an evaluation set; may be repeated"
     )
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def _contamination(given: argparse.Namespace) -> int:
+    from synth.quality.contamination import contamination
+
     if not Path(given.folder).is_dir():
         raise SettingsError(f"{given.folder} is no folder", why="there are no pictures in it", fix="name the data set")
     unreadable: list[str] = []
@@ -45,7 +60,10 @@ def contamination_command(arguments: list[str]) -> int:
     return 1 if number else 0
 
 
-COMMANDS = {"report": report_command, "contamination": contamination_command}
+COMMANDS = {
+    "report": Command(_report_parser, _report),
+    "contamination": Command(_contamination_parser, _contamination),
+}
 
 
 def _parser(name: str, text: str) -> argparse.ArgumentParser:
