@@ -86,8 +86,7 @@ def _encoded(folder: Path) -> Iterator[tuple[str, object]]:
         tables = Tables(folder)
         for shard in tables.shards:
             for row in tables.pictures(shard):
-                if row["image"]["bytes"] is not None:
-                    yield row["image_id"], row["image"]["bytes"]
+                yield row["image_id"], tables.data(shard, row) or b""
         return
     root = folder.resolve()
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file()):

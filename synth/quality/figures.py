@@ -41,8 +41,10 @@ def _overview(figure_class, content: dict) -> bytes:
         ),
         ("commonest objects", lambda axes: _bars(axes, content["names"]["top"][:_TOP])),
     ]
-    if content["languages"]:
-        panels.append(("languages", lambda axes: _bars(axes, list(content["languages"].items())[:_TOP])))
+    panels += [
+        (f"records by {name}", lambda axes, counts=counts: _bars(axes, list(counts.items())[:_TOP]))
+        for name, counts in content["said"].items()
+    ]
     figure, spots = _panels(figure_class, len(panels), across=3, height=3.4)
     for axes, (title, draw) in zip(spots, panels, strict=True):
         axes.set_title(title, fontsize=10)

@@ -17,6 +17,7 @@ from synth.quality.tally import Counts, Places, TaskTally
 from synth.quality.wordings import Wordings
 
 _EXAMPLES = 20_000  # questions per task and part that the blind guessers see
+SAID = ("language", "engine", "difficulty")  # columns counted where the records have them
 _TYPE_WORDS = 2  # a question's type is how it begins
 
 
@@ -40,7 +41,7 @@ class Gathered:
     kinds: Counter = field(default_factory=Counter)
     licences: Counter = field(default_factory=Counter)
     picture_licences: Counter = field(default_factory=Counter)
-    languages: Counter = field(default_factory=Counter)
+    said: dict[str, Counter] = field(default_factory=lambda: {name: Counter() for name in SAID})
     sources: Counter = field(default_factory=Counter)
     examples: dict[str, tuple[list[Example], list[Example]]] = field(default_factory=dict)
     box_examples: dict[str, tuple[list[BoxExample], list[BoxExample]]] = field(default_factory=dict)
@@ -67,7 +68,7 @@ def gather(tables: Tables, *, looks: bool = True, tick: Callable[[], None] = lam
             sizes[picture["image_id"]] = (picture["width"], picture["height"])
             _count_picture(found, wordings, shard, picture)
             if looks:
-                data = picture["image"]["bytes"]
+                data = tables.data(shard, picture)
                 try:
                     look = look_of(data) if data is not None else None
                 except UNREADABLE:
@@ -130,8 +131,9 @@ def _count_record(
     found.kinds[record["kind"]] += 1
     found.licences[record["licence"]] += 1
     found.sources[record["source"]] += 1
-    if record.get("language"):
-        found.languages[record["language"]] += 1
+    for name, counter in found.said.items():
+        if record.get(name) is not None:
+            counter[str(record[name])] += 1
     boxes = [*(box for step in record["steps"] or () for box in step["boxes"]), *record["boxes"]]
     tally.boxes[len(boxes)] += 1
     aside = held_out(shard, number, record)

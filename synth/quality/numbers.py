@@ -15,7 +15,7 @@ from synth.tasks import TASKS
 POINTS = 5.0  # what the question alone may gain over chance in a task with closed answers
 _OVER_EVEN = 0.10  # a closed task's commonest answer may exceed its even share by so much
 _FEW = 50  # a task that synth does not know counts as closed with at most so many different answers
-_HELD_OUT = 200  # fewer held-out questions say nothing to within five points
+_HELD_OUT = 400  # with fewer held-out questions five points over chance are no more than luck
 _CROWDED = 0.5  # share of the boxes in one cell of nine
 
 
@@ -27,7 +27,8 @@ def numbers(tables: Tables, found: Gathered, *, looks: bool = True, threshold: i
         "records": sum(t.records for t in found.tasks.values()),
         "pictures": dict(sorted(found.pictures.items())),
         "splits": {name: _split(entry) for name, entry in sorted(tables.splits.items())},
-        "kinds": _falling(found.kinds), "sources": _falling(found.sources), "languages": _falling(found.languages),
+        "kinds": _falling(found.kinds), "sources": _falling(found.sources),
+        "said": {name: _falling(counter) for name, counter in found.said.items() if counter},
         "licences": {
             name: {"records": n, "pictures": found.picture_licences[name]} for name, n in found.licences.most_common()
         },

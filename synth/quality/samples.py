@@ -6,17 +6,18 @@ import heapq
 import zlib
 from dataclasses import dataclass
 
-from synth.quality.tables import Tables
+from synth.quality.tables import Encoded, Tables
 
 PER_TASK = 12
+_MISSING = Encoded(None, (0, 0))  # a damaged folder: its images table lacks the picture of a record
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One record to show, with its encoded picture; ``picture`` is None where the table holds only a link."""
+    """One record to show, with its picture."""
 
     record: dict
-    picture: bytes | None
+    picture: Encoded
 
 
 class Samples:
@@ -42,6 +43,9 @@ class Samples:
                 wanted.setdefault(shard, set()).add(record["image_id"])
         found = {shard: tables.encoded(tables.shards[shard], ids) for shard, ids in sorted(wanted.items())}
         return {
-            task: [Sample(record, found[shard].get(record["image_id"])) for _, _, shard, record in sorted(heap)[::-1]]
+            task: [
+                Sample(record, found[shard].get(record["image_id"], _MISSING))
+                for _, _, shard, record in sorted(heap)[::-1]
+            ]
             for task, heap in sorted(self._kept.items())
         }

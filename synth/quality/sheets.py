@@ -34,11 +34,12 @@ def show(sample: Sample) -> Shown | None:
 
     Equal boxes share a number. The picture is scaled so that its longer side is ``SIDE`` pixels.
     """
-    if sample.picture is None:
+    if sample.picture.data is None:
         return None
     try:
-        with Image.open(io.BytesIO(sample.picture)) as image:
-            picture = ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(io.BytesIO(sample.picture.data)) as image:
+            upright = ImageOps.exif_transpose(image)
+            picture = (image if upright.size != sample.picture.size == image.size else upright).convert("RGB")
     except UNREADABLE:
         return None
     record = sample.record
@@ -50,9 +51,10 @@ def show(sample: Sample) -> Shown | None:
                 boxes.append(tuple(box))
         return PLACEHOLDER.sub(lambda found: f"[{boxes.index(tuple(own[int(found[1])])) + 1}]", text)
 
+    question = numbered(record["question"], record.get("question_boxes") or [])
     steps = tuple(numbered(step["text"], step["boxes"]) for step in record["steps"] or ())
     answer = numbered(record["answer"], record["boxes"])
-    return Shown(draw_boxes(picture, boxes), record["question"], steps, answer, record["id"])
+    return Shown(draw_boxes(picture, boxes), question, steps, answer, record["id"])
 
 
 def draw_boxes(picture: Image.Image, boxes: list[tuple[float, ...]]) -> Image.Image:

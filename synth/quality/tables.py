@@ -25,6 +25,14 @@ class Shard:
     images: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An encoded picture, None where it cannot be had, and the (width, height) that its boxes are in."""
+
+    data: bytes | None
+    size: tuple[int, int]
+
+
 class Tables:
     """A dataset folder that ``synth.make`` finished.
 
@@ -63,7 +71,7 @@ class Tables:
         """Yield the shard's records as dictionaries."""
         yield from _rows(shard.records, None)
 
-    def encoded(self, shard: Shard, image_ids: set[str]) -> dict[str, bytes | None]:
+    def encoded(self, shard: Shard, image_ids: set[str]) -> dict[str, Encoded]:
         """Return the encoded pictures of the given ids, reading only the row groups that hold them."""
         found = {}
         with _opened(shard.images) as file:
@@ -71,11 +79,25 @@ class Tables:
                 here = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
                 if image_ids.isdisjoint(here):
                     continue
-                images = file.read_row_group(group, columns=["image"])["image"]
-                for image_id, image in zip(here, images, strict=True):
+                rows = file.read_row_group(group, columns=["image_id", "image", "width", "height"])
+                for k, image_id in enumerate(here):
                     if image_id in image_ids:
-                        found[image_id] = image["bytes"].as_py()
+                        (row,) = rows.slice(k, 1).to_pylist()
+                        found[image_id] = Encoded(self.data(shard, row), (row["width"], row["height"]))
         return found
+
+    def data(self, shard: Shard, picture: dict) -> bytes | None:
+        """Return the encoded picture of a row; one that is only named is read from the split's ``pictures_root``.
+
+        None where it is gone, or lies outside that folder.
+        """
+        image, root = picture["image"], self.splits[shard.split].get("pictures_root")
+        if image["bytes"] is not None or root is None or not image["path"]:
+            return image["bytes"]
+        path = (Path(root) / image["path"]).resolve()
+        if not path.is_relative_to(Path(root).resolve()) or not path.is_file():
+            return None
+        return path.read_bytes()
 
     def image_ids(self, shard: Shard) -> list[str]:
         """Return the ids of the shard's pictures, in the order of ``pictures``."""

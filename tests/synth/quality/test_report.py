@@ -16,6 +16,7 @@ from synth.errors import SourceError
 from synth.quality.report import report
 from synth.quality.samples import Sample
 from synth.quality.sheets import SIDE, contact_sheet, draw_boxes, show
+from synth.quality.tables import Encoded
 from synth.tasks import Draft
 
 from .conftest import HandMade, png, stepwise
@@ -72,13 +73,13 @@ def test_texts_point_at_the_boxes_by_number_and_equal_boxes_share_one():
         "id": "a", "question": "Q?", "answer": "From {box:1} to {box:0}.", "boxes": [[1, 1, 9, 9], [2, 2, 20, 20]],
         "steps": [{"text": "First {box:0}.", "boxes": [[2, 2, 20, 20]], "objects": []}],
     }  # fmt: skip
-    shown = show(Sample(record, png(Image.new("RGB", (40, 30)))))
+    shown = show(Sample(record, Encoded(png(Image.new("RGB", (40, 30))), (40, 30))))
     assert (shown.steps, shown.answer) == (("First [1].",), "From [1] to [2].")
 
 
 def test_a_sample_without_a_readable_picture_is_left_out():
     record = {"id": "a", "question": "Q?", "answer": "A", "boxes": [], "steps": []}
-    assert show(Sample(record, None)) is None and show(Sample(record, b"no picture")) is None
+    assert [show(Sample(record, Encoded(data, (9, 9)))) for data in (None, b"no picture")] == [None, None]
 
 
 def test_the_sheet_of_a_made_dataset_shows_red_inside_every_box(reported):
@@ -194,7 +195,50 @@ def test_a_damaged_table_is_named(hand_made, tmp_path):
         report(tmp_path / "d")
 
 
+def linked(out, root, file):
+    """Turn the one picture of a folder into a link, as an images table that only names its pictures has it."""
+    (path,) = (out / "images").glob("*.parquet")
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[0]["image"] = {"bytes": None, "path": file}
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["splits"]["train"]["pictures_root"] = str(root)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_linked_pictures_are_read_from_their_folder_and_from_nowhere_else(hand_made, tmp_path):
+    hand_made(tmp_path / "d", tasks={"stepwise": ("grounding", stepwise)}, size=1)
+    (tmp_path / "root").mkdir()
+    data = HandMade().scene(0, "train", 0).image_bytes()[0]
+    for folder in (tmp_path, tmp_path / "root"):
+        (folder / "a.png").write_bytes(data)
+    linked(tmp_path / "d", tmp_path / "root", "a.png")
+    assert report(tmp_path / "d", tmp_path / "r")["look_alikes"]["pictures"] == 1
+    assert (tmp_path / "r/sheet-stepwise.png").exists()
+    linked(tmp_path / "d", tmp_path / "root", "../a.png")
+    content = report(tmp_path / "d", tmp_path / "r2")
+    assert content["look_alikes"]["unreadable"] == 1 and not (tmp_path / "r2/sheet-stepwise.png").exists()
+
+
+def test_a_picture_is_shown_in_the_frame_of_its_boxes():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "PNG", exif=exif)
+    record = {
+        "id": "a",
+        "question": "Q {box:0}?",
+        "answer": "A",
+        "boxes": [],
+        "steps": [],
+        "question_boxes": [[0, 0, 9, 9]],
+    }
+    lying, upright = (show(Sample(record, Encoded(buffer.getvalue(), size))) for size in ((40, 30), (30, 40)))
+    assert (lying.picture.size, upright.picture.size) == ((256, 192), (192, 256)) and lying.question == "Q [1]?"
+
+
 def test_the_sheet_grows_with_its_texts():
     record = {"id": "a", "question": "word " * 300, "answer": "A", "boxes": [], "steps": []}
-    shown = show(Sample(record, png(Image.new("RGB", (40, 30)))))
+    shown = show(Sample(record, Encoded(png(Image.new("RGB", (40, 30))), (40, 30))))
     assert contact_sheet("t", [shown]).height > 500
