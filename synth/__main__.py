@@ -1,4 +1,4 @@
-"""Command line: ``python -m synth [task=...] [source=...] [size=...] [out=...] [seed=...] [split=...]``."""
+"""Command line: ``python -m synth [key=value ...]`` makes data; ``report`` and ``contamination`` look at it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synth.errors import SettingsError, SynthError, nearest
+from synth.quality.commands import COMMANDS
 from synth.settings import Settings
 from synth.sources import AUTO, SOURCES
 from synth.tasks import TASKS
@@ -62,7 +63,12 @@ def usage() -> str:
     """Return the help text: every setting with its default, every task and source."""
     keys = _keys(Settings)
     width = max(map(len, keys))
-    lines = ["python -m synth [key=value ...]", "", *(f"  {key:{width}}  {text}" for key, text in keys.items()), ""]
+    ways = ["python -m synth [key=value ...]                            make a dataset folder"]
+    ways += ["python -m synth report FOLDER [--out FOLDER]               show what it holds: HTML, JSON and PNGs"]
+    ways += [
+        "python -m synth contamination FOLDER --against FOLDER      list pictures that an evaluation set holds too"
+    ]
+    lines = [*ways, "", *(f"  {key:{width}}  {text}" for key, text in keys.items()), ""]
     return "\n".join(
         [*lines, f"tasks:   {', '.join(sorted(TASKS))}", f"sources: {', '.join((AUTO, *sorted(SOURCES)))}"]
     )
@@ -71,16 +77,20 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if any(argument in ("-h", "--help") for argument in arguments):
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None and any(argument in ("-h", "--help") for argument in arguments):
         print(usage())
         return 0
     try:
+        if command is not None:
+            return command.run(command.parser().parse_args(arguments[1:]))
         make(settings_from(arguments))
     except SynthError as problem:
         print(f"synth: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("synth: stopped; finished shards are kept, the same command goes on from there", file=sys.stderr)
+        kept = "" if command is not None else "; finished shards are kept, the same command goes on from there"
+        print(f"synth: stopped{kept}", file=sys.stderr)
         return 130
     return 0
 

@@ -16,16 +16,10 @@ from synth.sources import source_kind
 
 PARTIAL = ".partial"  # shards of unfinished splits
 _PACKAGE = Path(__file__).parent
-_CONTENT = (
-    "assets",
-    "languages",
-    "record.py",
-    "render.py",
-    "scene.py",
-    "shard.py",
-    "sources",
-    "tasks",
-)  # code that decides content
+_CONTENT = (  # code that decides content
+    "assets", "compose.py", "languages", "quality/even.py", "quality/evaluation_set.py", "quality/gate.py",
+    "quality/hashes.py", "quality/near.py", "record.py", "render.py", "scene.py", "shard.py", "sources", "tasks",
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -43,7 +37,8 @@ def code_hash() -> str:
 def describe(settings: Settings) -> dict:
     """Return everything that decides a split's bytes; not the folder, the number of workers or ``overwrite``."""
     named = ("source", "size", "split", "seed", "language", "questions_per_image", "grounding_share", "shard_size",
-             "images", "difficulty")  # fmt: skip
+             "images", "difficulty", "balance", "licences")  # fmt: skip
+    # ``against`` is told by what its folders hold: see synth.make
     chosen = {name: getattr(settings, name) for name in named}
     fingerprint = source_kind(settings.source).fingerprint(settings)
     return {**chosen, "task": settings.task_names(), "source_options": fingerprint, "code": code_hash()}

@@ -46,6 +46,17 @@ class Settings:
     difficulty: Any = field(
         default=None, metadata={"help": "[low, high]: only questions this difficult, 1 to 5; null: all"}
     )
+    balance: bool = field(
+        default=False,
+        metadata={"help": "thin questions with few possible answers until the question alone does not tell the answer"},
+    )
+    licences: list[str] | None = field(
+        default=None, metadata={"help": "licences a picture may have; others are quarantined; null: any"}
+    )
+    against: list[str] | None = field(
+        default=None,
+        metadata={"help": "evaluation sets (folders of pictures, or of synth): pictures like theirs are left out"},
+    )
     shard_size: int = field(default=1000, metadata={"help": "pictures per file; an interrupted run resumes by file"})
     workers: int = field(default=1, metadata={"help": "processes; the number does not change the result"})
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
@@ -122,6 +133,13 @@ class Settings:
                 fix="for example difficulty=[3,5]",
             )
         self.rendered.check()
+        for name in ("licences", "against"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, list) and value and all(type(v) is str for v in value)):
+                raise SettingsError(
+                    f"{name}={value!r} is neither null nor a list of words", why="it is looked through word by word",
+                    fix='for example licences=["CC BY 4.0"] or against=[path/to/folder]',
+                )  # fmt: skip
         if not re.fullmatch(r"[A-Za-z0-9_]+", self.split):
             raise SettingsError(
                 f"split={self.split!r} is not a plain word", why="it becomes part of file names",

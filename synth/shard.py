@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from synth.errors import disk_trouble
 from synth.languages import load_pack
+from synth.quality.even import Asked, even
+from synth.quality.gate import Gate
 from synth.record import IMAGES, RECORDS, check_record, make_picture, make_record
 from synth.settings import Settings
 from synth.sources import Fault, PictureFault, Source
@@ -55,6 +57,7 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
                             language=settings.language, seed=seed, k=k)
             )  # fmt: skip
             check_record(rows[-1], scene.width, scene.height)
+            rows[-1]["about"] = tuple(draft.about)  # for thinning; no column of the table
     wanted = settings.questions_per_image
     if wanted is not None and len(rows) > wanted:
         picked = random.Random(f"{stream}/{scene.index}/questions_per_image").sample(range(len(rows)), wanted)
@@ -63,15 +66,17 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
 
 
 def make_shard(
-    source: Source, settings: Settings, indices: range, records: Path, images: Path, tick: Callable[[], None]
-) -> dict:
+    source: Source, gate: Gate, settings: Settings, indices: range, records: Path, images: Path,
+    tick: Callable[[], None],
+) -> dict:  # fmt: skip
     """Write the scenes ``indices`` into the two files and return the shard's report: counts, faults, sha256 of both.
 
     A picture that no record speaks of is not stored. Both files appear whole or not at all. ``tick`` is called once
     per scene.
     """
     names = settings.task_names()
-    counts, refused, quarantined, licences = Counter(), Counter(), Counter(), Counter()
+    counts, refused, thinned, quarantined, licences = (Counter() for _ in range(5))
+    kept = _evened(source, gate, settings, indices, names) if settings.balance else None
     faults: list[list[str]] = []
     pictures = 0
     object_faults = getattr(source, "object_faults", lambda index: ())  # only sources of foreign data have them
@@ -86,10 +91,15 @@ def make_shard(
             tick()
             try:
                 scene = source.scene(index, settings.split, settings.seed)
+                gate.check(scene)
             except PictureFault as problem:
                 quarantine(problem.fault)
                 continue
             rows, refusals = scene_records(scene, settings, names)
+            lost: list[str] = []
+            if kept is not None:
+                lost = [row["task"] for row in rows if row["id"] not in kept and TASKS[row["task"]].closed]
+                rows = [row for row in rows if row["id"] in kept or not TASKS[row["task"]].closed]
             image_id = next((row["image_id"] for row in rows if row["image_id"]), None)
             try:  # the pixels are read only now, for a picture that is asked about; nothing of a bad one is written
                 picture = make_picture(scene, image_id, link=settings.images == "link") if image_id else None
@@ -99,6 +109,7 @@ def make_shard(
             for fault in object_faults(index):
                 quarantine(fault)
             refused.update(refusals)
+            thinned.update(lost)
             for row in rows:
                 write_records(row)
                 counts[row["task"]] += 1
@@ -108,9 +119,29 @@ def make_shard(
                 write_image(picture)
     return {
         "pictures": pictures, "counts": dict(counts), "refused": {k: v for k, v in refused.items() if v},
-        "quarantined": dict(quarantined), "faults": faults, "licences": {k: v for k, v in licences.items() if v},
+        "thinned": dict(thinned), "quarantined": dict(quarantined), "faults": faults,
+        "licences": {k: v for k, v in licences.items() if v},
         "sha256": {"records": sha256_of(records), "images": sha256_of(images)},
     }  # fmt: skip
+
+
+def _evened(source: Source, gate: Gate, settings: Settings, indices: range, names: list[str]) -> set[str]:
+    """Return the ids of the closed tasks' records that stay, from a pass over the scenes that writes nothing."""
+    if settings.questions_per_image is None:  # else what is kept of a picture depends on all its questions
+        names = [name for name in names if TASKS[name].closed]
+
+    def asked() -> Iterator[Asked]:
+        for index in indices:
+            try:
+                scene = source.scene(index, settings.split, settings.seed)
+                gate.check(scene)
+            except PictureFault:
+                continue
+            for row in scene_records(scene, settings, names)[0]:
+                if TASKS[row["task"]].closed:
+                    yield Asked(row["id"], row["task"], row["answer"], row["about"])
+
+    return even(asked(), f"{settings.seed}/{settings.split}")
 
 
 def sha256_of(path: Path) -> str:

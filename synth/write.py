@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from synth import folder
 from synth.errors import SourceError, SynthError, disk_trouble
+from synth.quality.gate import Gate
 from synth.settings import Settings
 from synth.shard import make_shard, sha256_of
 from synth.sources import ENDLESS, Fault, found, open_source
@@ -43,7 +44,8 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     if settings.source != named:
         console.print(f"{settings.folder.path}: read as source={settings.source}")
     out = Path(settings.out)
-    described = folder.describe(settings)
+    gate = Gate(settings)
+    described = {**folder.describe(settings), "against": gate.fingerprint()}
     key = folder.settings_hash(described)
     manifest = folder.read_manifest(out)
     if folder.is_done(manifest, out, settings.split, described, overwrite=settings.overwrite):
@@ -60,7 +62,7 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     todo = [job for job in jobs if not _kept(work, job[0], final[job[0]])]
     if len(todo) < len(jobs):
         console.print(f"{out}: {len(jobs) - len(todo)} of {len(jobs)} shards are already made; going on")
-    _make_shards(settings, source, todo, work, size, console)
+    _make_shards(settings, source, gate, todo, work, size, console)
     reports = [json.loads((work / f"{k}.json").read_text()) for k in range(num_shards)]
     entry = {"settings": described, "settings_hash": key, "size": size, **_sum(reports, getattr(source, "faults", ()))}
     if settings.images == "link":
@@ -99,7 +101,7 @@ def _kept(work: Path, k: int, final: dict[str, Path]) -> bool:
     return True
 
 
-def _make_shards(settings: Settings, source, todo: list, work: Path, size: int, console: Console) -> None:
+def _make_shards(settings: Settings, source, gate: Gate, todo: list, work: Path, size: int, console: Console) -> None:
     before = size - sum(len(indices) for _, indices in todo)
     text = TextColumn("{task.description}")
     columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -107,13 +109,13 @@ def _make_shards(settings: Settings, source, todo: list, work: Path, size: int, 
         bar = progress.add_task(f"pictures ({settings.split})", total=size, completed=before)
         if settings.workers == 1 or len(todo) <= 1:
             for job in todo:
-                _one_shard(source, settings, job, work, lambda: progress.advance(bar))
+                _one_shard(source, gate, settings, job, work, lambda: progress.advance(bar))
             return
         # Spawned, not forked: forking a process that runs threads (rich, pyarrow, torch) can hang.
         context = multiprocessing.get_context("spawn")
         ticks, stop = context.Value("q", 0), context.Event()
         workers = min(settings.workers, len(todo))
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (settings, str(work), ticks, stop))
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (settings, gate, str(work), ticks, stop))
         try:
             pending = {pool.submit(_work, job) for job in todo}
             while pending:
@@ -138,10 +140,11 @@ class _Stopped(Exception):
     """Raised in a worker to leave a shard that nobody waits for any more."""
 
 
-def _start_worker(settings: Settings, work: str, ticks, stop) -> None:
+def _start_worker(settings: Settings, gate: Gate, work: str, ticks, stop) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _worker.update(settings=settings, work=Path(work), ticks=ticks, stop=stop, source=open_source(settings, Path(work)))
+    source = open_source(settings, Path(work))
+    _worker.update(settings=settings, gate=gate, work=Path(work), ticks=ticks, stop=stop, source=source)
 
 
 def _leave_with_parent() -> None:
@@ -157,19 +160,20 @@ def _work(job: tuple[int, range]) -> None:
         with _worker["ticks"].get_lock():
             _worker["ticks"].value += 1
 
-    _one_shard(_worker["source"], _worker["settings"], job, _worker["work"], tick)
+    _one_shard(_worker["source"], _worker["gate"], _worker["settings"], job, _worker["work"], tick)
 
 
-def _one_shard(source, settings: Settings, job: tuple[int, range], work: Path, tick) -> None:
+def _one_shard(source, gate: Gate, settings: Settings, job: tuple[int, range], work: Path, tick) -> None:
     k, indices = job
-    report = make_shard(source, settings, indices, work / f"{k}.records.parquet", work / f"{k}.images.parquet", tick)
+    records, images = work / f"{k}.records.parquet", work / f"{k}.images.parquet"
+    report = make_shard(source, gate, settings, indices, records, images, tick)
     with disk_trouble(work):
         folder.write_text(work / f"{k}.json", json.dumps(report))  # last: a shard with a report is a finished one
 
 
 def _sum(reports: list[dict], source_faults: Iterable[Fault]) -> dict:
     """Add up the shards' reports and the faults which the source has outside of any picture."""
-    total = {name: Counter() for name in ("counts", "refused", "quarantined", "licences")}
+    total = {name: Counter() for name in ("counts", "refused", "thinned", "quarantined", "licences")}
     for report in reports:
         for name, counter in total.items():
             counter.update(report[name])

@@ -35,8 +35,9 @@ class Step:
 class Draft:
     """A question about one scene with its answer.
 
-    ``boxes`` are those the answer speaks of, ``question_boxes`` those the question shows (`{box:k}` in its text);
-    ``difficulty`` is set for the task, which cannot choose it (`synth/tasks/difficulty.py`).
+    ``boxes`` are those the answer speaks of, ``question_boxes`` those the question shows (`{box:k}` in its text).
+    ``about`` are the things the question names, in their order: what ``balance=true`` evens the answers of a closed
+    task over. ``difficulty`` is set for the task, which cannot choose it (`synth/tasks/difficulty.py`).
     """
 
     question: str
@@ -45,18 +46,24 @@ class Draft:
     boxes: list[Box] = field(default_factory=list)
     phrase: str = ""
     question_boxes: list[Box] = field(default_factory=list)
+    about: tuple[str, ...] = ()
     difficulty: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A registered way of asking; see the module's text for ``propose`` and ``tell``."""
+    """A registered way of asking; see the module's text for ``propose`` and ``tell``.
+
+    ``closed`` says that there are few answers, so that the question alone might tell which; ``balance=true`` thins
+    such tasks.
+    """
 
     name: str
     kind: str
     propose: Callable[[Scene | None, random.Random], Iterable[Facts]]
     tell: Callable[[Scene | None, Facts, Say], Draft | None]
     needs_image: bool = True
+    closed: bool = False
 
     def ask(self, scene: Scene | None, rng: random.Random, split: str, pack: Pack) -> list[tuple[Facts, Draft]]:
         """Return every question that the scene can carry with its facts, perhaps none.
@@ -79,7 +86,10 @@ class Task:
 TASKS: dict[str, Task] = {}
 
 
-def task(name: str, *, kind: str, propose: Callable[[Scene | None, random.Random], Iterable[Facts]], needs_image=True):
+def task(
+    name: str, *, kind: str, propose: Callable[[Scene | None, random.Random], Iterable[Facts]],
+    needs_image: bool = True, closed: bool = False,
+):  # fmt: skip
     """Register the decorated function as ``tell`` of task ``name``; a name is taken once only."""
     if kind not in KINDS:
         raise ValueError(f"task {name!r}: kind must be 'grounding' or 'understanding', not {kind!r}")
@@ -89,7 +99,9 @@ def task(name: str, *, kind: str, propose: Callable[[Scene | None, random.Random
     def register(tell: Callable[[Scene | None, Facts, Say], Draft | None]):
         if name in TASKS:
             raise ValueError(f"task {name!r} is registered twice")
-        TASKS[name] = Task(name=name, kind=kind, propose=propose, tell=tell, needs_image=needs_image)
+        TASKS[name] = Task(
+            name=name, kind=kind, propose=propose, tell=tell, needs_image=needs_image, closed=closed
+        )  # fmt: skip
         return tell
 
     return register

@@ -25,18 +25,18 @@ def both(scene, facts):
     return (*one, *two) if one and two else None
 
 
-@task("larger", kind="understanding", propose=pairs)
+@task("larger", kind="understanding", closed=True, propose=pairs)
 def larger(scene, facts, say):
     if not (found := both(scene, facts)):
         return None
     p, one, q, two = found
     if max(one.area, two.area) <= _LARGER * min(one.area, two.area):
         return None
-    return Draft(question=say("question", p=p, q=q), answer=p if one.area > two.area else q)
+    return Draft(question=say("question", p=p, q=q), answer=p if one.area > two.area else q, about=(p, q))
 
 
 @task(
-    "further", kind="understanding",
+    "further", kind="understanding", closed=True,
     propose=lambda scene, rng: (pair | {"way": rng.choice(tuple(_FURTHER))} for pair in pairs(scene, rng)),
 )  # fmt: skip
 def further(scene, facts, say):
@@ -47,7 +47,9 @@ def further(scene, facts, say):
     apart = sign * (one.centre[k] - two.centre[k])
     if abs(apart) <= _MARGIN * (scene.width, scene.height)[k]:
         return None
-    return Draft(question=say("question", f=say.word(facts["way"]), p=p, q=q), answer=p if apart > 0 else q)
+    return Draft(
+        question=say("question", f=say.word(facts["way"]), p=p, q=q), answer=p if apart > 0 else q, about=(p, q)
+    )
 
 
 def _sides(scene, rng):
@@ -59,7 +61,7 @@ def _sides(scene, rng):
             yield pair | {"side": rng.choice((true[0], opposite))}
 
 
-@task("side", kind="understanding", propose=_sides)
+@task("side", kind="understanding", closed=True, propose=_sides)
 def side(scene, facts, say):
     if not (found := both(scene, facts)):
         return None
@@ -68,4 +70,5 @@ def side(scene, facts, say):
     if lies(one, facts["side"], two) == lies(one, opposite, two):
         return None
     answer = say.word("yes" if lies(one, facts["side"], two) else "no")
-    return Draft(question=say("question", p=p, s=say.word(facts["side"]), q=q), answer=answer)
+    word = say.word(facts["side"])
+    return Draft(question=say("question", p=p, s=word, q=q), answer=answer, about=(f"{p} {word}", f"{word} {q}"))

@@ -14,10 +14,11 @@ def _propose(scene, rng):
         yield {"name": rng.choice(absent)}
 
 
-@task("count", kind="understanding", propose=_propose)
+@task("count", kind="understanding", closed=True, propose=_propose)
 def count(scene, facts, say):
     name = facts["name"]
     found = scene.objects if name is None else [o for o in scene.objects if o.name == name]
     if (name is None and not scene.complete) or not (found or name is None or name in scene.vocabulary):
         return None
-    return Draft(question=say("question", s=name or say.word("thing")), answer=say("answer", n=len(found)))
+    asked = name or say.word("thing")
+    return Draft(question=say("question", s=asked), answer=say("answer", n=len(found)), about=(asked,))

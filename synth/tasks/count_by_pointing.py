@@ -5,7 +5,7 @@ from synth.tasks.space import left_to_right, names_of
 
 
 @task(
-    "count_by_pointing", kind="grounding",
+    "count_by_pointing", kind="grounding", closed=True,
     propose=lambda scene, rng: ({"name": name} for name in names_of(scene)),
 )  # fmt: skip
 def count_by_pointing(scene, facts, say):
@@ -18,4 +18,5 @@ def count_by_pointing(scene, facts, say):
         steps=[Step(text=say("step", p=o.phrase), boxes=[o.box], objects=[o.phrase]) for o in found],
         answer=say("answer", n=len(found)),
         phrase=say("phrase", s=name),
+        about=(name,),
     )

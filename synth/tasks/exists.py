@@ -13,10 +13,10 @@ def _propose(scene, rng):
         yield {"asked": absent}
 
 
-@task("exists", kind="understanding", propose=_propose)
+@task("exists", kind="understanding", closed=True, propose=_propose)
 def exists(scene, facts, say):
     phrase = facts["asked"]
     there = bool(scene.named(phrase))
     if not there and not is_missing(scene, phrase):
         return None
-    return Draft(question=say("question", p=phrase), answer=say.word("yes" if there else "no"))
+    return Draft(question=say("question", p=phrase), answer=say.word("yes" if there else "no"), about=(phrase,))

@@ -28,12 +28,15 @@ def _propose(scene, rng):
     return rng.sample(of, min(1, len(of)))
 
 
-@task("measure", kind="understanding", propose=_propose)
+@task("measure", kind="understanding", closed=True, propose=_propose)
 def measure(scene, facts, say):
     if not (found := found_by(scene, facts)):
         return None
     share = tens(_share(scene, found[1], facts["axis"]))
-    return share and Draft(question=say(facts["axis"], p=found[0]), answer=say("answer", n=share))
+    if not share:
+        return None
+    about = (f"{facts['axis']} {found[0]}",)
+    return Draft(question=say(facts["axis"], p=found[0]), answer=say("answer", n=share), about=about)
 
 
 def _pairs(scene) -> dict[int, str]:

@@ -15,15 +15,15 @@ def _depths(scene, facts):
     return found if 0 < near and far > _MARGIN * near else None
 
 
-@task("nearer", kind="understanding", propose=pairs)
+@task("nearer", kind="understanding", closed=True, propose=pairs)
 def nearer(scene, facts, say):
     if not (found := _depths(scene, facts)):
         return None
     p, one, q, two = found
-    return Draft(question=say("question", p=p, q=q), answer=p if one.depth < two.depth else q)
+    return Draft(question=say("question", p=p, q=q), answer=p if one.depth < two.depth else q, about=(p, q))
 
 
-@task("in_front", kind="understanding", propose=pairs)
+@task("in_front", kind="understanding", closed=True, propose=pairs)
 def in_front(scene, facts, say):
     """Of things whose boxes meet in the picture: only then a person would say it."""
     if not (found := _depths(scene, facts)):
@@ -31,4 +31,5 @@ def in_front(scene, facts, say):
     p, one, q, two = found
     if any(min(one.box[k + 2], two.box[k + 2]) <= max(one.box[k], two.box[k]) for k in (0, 1)):
         return None
-    return Draft(question=say("question", p=p, q=q), answer=say.word("yes" if one.depth < two.depth else "no"))
+    answer = say.word("yes" if one.depth < two.depth else "no")
+    return Draft(question=say("question", p=p, q=q), answer=answer, about=(p, q))

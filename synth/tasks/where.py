@@ -26,7 +26,7 @@ def _parts(scene) -> dict[int, tuple[str, str]]:
 
 
 @task(
-    "where", kind="understanding",
+    "where", kind="understanding", closed=True,
     propose=lambda scene, rng: ({"target": o.id} for _, o in scene.unique_phrases() if o.id in _parts(scene)),
 )  # fmt: skip
 def where(scene, facts, say):
@@ -34,7 +34,7 @@ def where(scene, facts, say):
     if not found or found[1].id not in parts:
         return None
     row, column = map(say.word, parts[found[1].id])
-    return Draft(question=say("question", p=found[0]), answer=say("answer", row=row, column=column))
+    return Draft(question=say("question", p=found[0]), answer=say("answer", row=row, column=column), about=(found[0],))
 
 
 @task("places", kind="understanding", propose=lambda scene, rng: some_of(scene, rng, _parts(scene)))

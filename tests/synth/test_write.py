@@ -160,7 +160,11 @@ def test_a_second_split_joins_the_folder_and_keeps_the_first(tmp_path):
 def test_an_interrupted_run_keeps_finished_shards_and_ends_as_if_never_interrupted(made, tmp_path, monkeypatch):
     out = tmp_path / "d"
     with monkeypatch.context() as patch:
-        patch.setitem(SOURCES, "rendered", Kind(lambda s, work: Stumbling(3, KeyboardInterrupt()), SOURCES["rendered"].fingerprint))
+        patch.setitem(
+            SOURCES,
+            "rendered",
+            Kind(lambda s, work: Stumbling(3, KeyboardInterrupt()), SOURCES["rendered"].fingerprint),
+        )
         with pytest.raises(KeyboardInterrupt):
             synth.make(settings(out))
     assert not (out / "manifest.json").exists()
@@ -176,7 +180,11 @@ def test_a_damaged_or_foreign_partial_shard_is_made_again(made, tmp_path, monkey
     out = tmp_path / "d"
     for seed in (0, 1):  # the second run's partial shards have other settings and must not leak into the first's
         with monkeypatch.context() as patch:
-            patch.setitem(SOURCES, "rendered", Kind(lambda s, work: Stumbling(3, KeyboardInterrupt()), SOURCES["rendered"].fingerprint))
+            patch.setitem(
+                SOURCES,
+                "rendered",
+                Kind(lambda s, work: Stumbling(3, KeyboardInterrupt()), SOURCES["rendered"].fingerprint),
+            )
             with pytest.raises(KeyboardInterrupt):
                 synth.make(settings(out, seed=seed))
     for damaged in out.rglob("0.images.parquet"):
