@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from synth.errors import SettingsError
 from synth.compose import place
+from synth.errors import SettingsError
 from synth.render import COLOURS, SHAPES, add_noise, draw_background, draw_shape, draw_thing, things
 from synth.scene import Obj, Scene
 from synth.sources.ranges import is_range
