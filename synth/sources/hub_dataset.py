@@ -52,7 +52,7 @@ class TablePictures:
     root = None
 
     def __init__(self, path: str) -> None:
-        self._tables = _open(path)
+        self._tables, self._folder = _open(path), Path(path).resolve()
         self._column = {split: _columns(table, path)[0] for split, table in self._tables.items()}
 
     def require(self, file: str) -> None:
@@ -64,13 +64,16 @@ class TablePictures:
         return size_of(io.BytesIO(self.read(file)), file)
 
     def read(self, file: str) -> bytes:
-        """Return the encoded picture; the table may name a local file instead of holding it."""
+        """Return the encoded picture; the table may name a file in its folder instead of holding it."""
         split, _, number = file.rpartition("/")
         stored = self._tables[split][int(number)][self._column[split]] or {}
         if stored.get("bytes"):
             return stored["bytes"]
+        path = (self._folder / (stored.get("path") or "")).resolve()
+        if not path.is_relative_to(self._folder):
+            raise PictureFault("path leaves the folder", file)
         try:
-            return Path(stored.get("path") or "").read_bytes()
+            return path.read_bytes()
         except OSError:
             raise PictureFault("missing picture", file) from None
 
@@ -81,9 +84,13 @@ def _open(path: str) -> dict[str, Any]:
     import datasets
 
     try:
-        opened = datasets.load_from_disk(path) if Path(path).is_dir() else datasets.load_dataset(path)
-    except FileNotFoundError:
-        opened = datasets.load_dataset(path)  # a folder of Parquet files, or of pictures with metadata
+        saved = any((Path(path) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        opened = datasets.load_from_disk(path) if saved else datasets.load_dataset(path)
+    except Exception as problem:  # the library raises errors of a dozen kinds for what it cannot find or read
+        raise SourceError(
+            f"{path} cannot be read as a dataset", why=str(problem).strip().splitlines()[0] or type(problem).__name__,
+            fix="folder.path is a folder written by save_to_disk, one of Parquet files, or the name of a dataset",
+        ) from problem  # fmt: skip
     tables = opened if isinstance(opened, dict) else {str(opened.split or "train"): opened}
     return {
         str(split): table.cast_column(name, datasets.Image(decode=False)) if (name := _image(table)) else table
@@ -137,5 +144,5 @@ def _digest(folder: Folder) -> str:
 FORMAT = Format(
     read=read, pictures=lambda folder: TablePictures(folder.options.path), digest=_digest, own_splits=True,
     expects="what save_to_disk wrote (dataset_info.json, *.arrow), or the name of a dataset",
-    signs=(("dataset_dict.json",), ("dataset_info.json", "*.arrow")), uses=("boxes",),
+    signs=(("dataset_dict.json",), ("state.json", "*.arrow")), uses=("boxes",),
 )  # fmt: skip

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from synth.errors import disk_trouble
+from synth.errors import OutputError, disk_trouble
 from synth.sources.annotation import Annotated, Outline, Vocabulary, check, pack, unpack, whole_size
 from synth.sources.fault import Fault
 
@@ -64,6 +64,11 @@ def build(path: Path, items: Iterable[Annotated | Fault | Vocabulary], val_fract
             connection.close()
         with disk_trouble(path):
             os.replace(aside, path)
+    except sqlite3.Error as problem:
+        raise OutputError(
+            f"cannot write {path}: {problem}", why="the disk is full or failing; the index needs about the room of the "
+            "annotations, twice while it is made", fix="make room and run the same command again",
+        ) from problem  # fmt: skip
     finally:
         aside.unlink(missing_ok=True)
 

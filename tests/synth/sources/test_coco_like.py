@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import synth
 from synth.errors import SettingsError, SourceError
+from synth.sources import FORMATS
 from synth.sources.options import FolderOptions
 from tests.synth.sources.made import box, draw, dump, image
 from tests.synth.sources.opened import faults, listed, opened, scenes
@@ -143,6 +145,30 @@ def test_a_folder_of_nothing_known_says_what_was_looked_for(tmp_path):
         opened("auto", tmp_path)
     with pytest.raises(SettingsError, match="folder.path"):
         opened("auto", FolderOptions())
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"datasets"}))
+def test_a_folder_that_is_not_there_is_a_source_error_and_leaves_nothing(tmp_path, name):
+    options = FolderOptions(path=str(tmp_path / "nowhere"))
+    with pytest.raises(SourceError, match="nowhere"):
+        opened(name, options)
+    with pytest.raises(SourceError, match="nowhere"):
+        synth.make(synth.Settings(source=name, folder=options, split="all", out=str(tmp_path / "d")))
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_run_that_cannot_begin_leaves_no_index_behind(tmp_path):
+    dump(tmp_path / "mine" / "instances.json", {"images": [image(1, "a.png")], "annotations": [], "categories": []})
+    options = FolderOptions(path=str(tmp_path / "mine"), val_fraction=0.0)
+    with pytest.raises(SourceError, match="no pictures"):
+        synth.make(synth.Settings(source="coco", folder=options, split="val", out=str(tmp_path / "d")))
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_folder_option_for_drawn_pictures_is_refused(tmp_path):
+    options = FolderOptions(path=str(tmp_path))
+    with pytest.raises(SettingsError, match="reads no folder"):
+        opened("rendered", options)
 
 
 @pytest.mark.parametrize("option", [{"names": "x"}, {"boxes": "xyxy"}])

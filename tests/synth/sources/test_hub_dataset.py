@@ -8,7 +8,8 @@ from PIL import Image
 
 from synth.errors import SettingsError, SourceError
 from synth.settings import Settings
-from synth.sources import open_source
+from synth.sources import PictureFault, open_source
+from synth.sources.hub_dataset import TablePictures
 from synth.sources.options import FolderOptions
 from tests.synth.sources.opened import faults, listed, opened, scenes
 
@@ -74,10 +75,29 @@ def test_parquet_files_are_read_as_they_lie(tmp_path, monkeypatch):
     assert found["train/000000000"].image_bytes()[0] == ROWS[0]["image"]["bytes"]
 
 
+def test_a_table_may_name_files_of_its_own_folder_only(tmp_path):
+    for place in ("in/a.png", "b.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(picture()["bytes"])
+    rows = [{**ROWS[0], "image": {"bytes": None, "path": str(tmp_path / place)}} for place in ("in/a.png", "b.png")]
+    features = table().features
+    features["image"] = datasets.Image(decode=False)
+    made = datasets.Dataset.from_list(rows, features=features)
+    made.save_to_disk(tmp_path / "in" / "table")
+    store = TablePictures(str(tmp_path / "in" / "table"))
+    assert len(store._tables["train"]) == 2
+    store._folder = tmp_path / "in"
+    assert store.read("train/000000000") == picture()["bytes"]
+    with pytest.raises(PictureFault, match="leaves"):
+        store.read("train/000000001")
+
+
 def test_pictures_in_tables_cannot_be_linked_and_other_tables_raise(folder, tmp_path):
     with pytest.raises(SettingsError, match="images=link"):
         options = FolderOptions(path=str(folder))
         open_source(Settings(source="datasets", split="all", images="link", folder=options), tmp_path / "work")
+    with pytest.raises(SourceError, match="cannot be read as a dataset"):
+        opened("datasets", FolderOptions(path=str(tmp_path / "nowhere")))
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "text")
     with pytest.raises(SourceError, match="object detection"):
         opened("datasets", tmp_path / "text")
