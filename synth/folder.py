@@ -120,7 +120,7 @@ def publish(out: Path, split: str, entry: dict, work: Path, final: dict[int, dic
 
 def discard(work: Path) -> None:
     """Remove what a run that could not begin has left; shards that an earlier one finished stay."""
-    if not any(work.glob("*.json")):
+    if work.exists() and not any(work.glob("*.json")):
         shutil.rmtree(work, ignore_errors=True)
         with suppress(OSError):  # not empty: others' work
             work.parent.rmdir()

@@ -54,21 +54,22 @@ IMAGES = pa.schema(
 def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     """Return the row of the images table: the encoded picture and what the scene knows of its objects.
 
-    With ``link`` the picture's bytes are None and its path is that of the scene's file, below the source's root.
+    With ``link`` the picture's bytes are None, its path is that of the scene's file below the source's root, and masks
+    are left out: nothing is decoded or drawn.
 
     ``attributes`` is a JSON object; ``mask`` the visible pixels as run lengths in row order, background first (empty
     when the source has no mask).
     """
-    objects = [
-        {"name": o.name, "kind": o.kind, "box": [float(v) for v in o.box], "attributes": json.dumps(o.attributes),
-         "mask": [] if (mask := o.pixels()) is None else run_lengths(mask)}
-        for o in scene.objects
-    ]  # fmt: skip
     if link:
         image = {"bytes": None, "path": scene.file}
     else:
         data, extension = scene.image_bytes()
         image = {"bytes": data, "path": f"{image_id.replace('/', '_')}.{extension}"}
+    objects = [
+        {"name": o.name, "kind": o.kind, "box": [float(v) for v in o.box], "attributes": json.dumps(o.attributes),
+         "mask": [] if link or (mask := o.pixels()) is None else run_lengths(mask)}
+        for o in scene.objects
+    ]  # fmt: skip
     return {"image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects}
 
 

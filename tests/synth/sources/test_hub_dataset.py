@@ -3,6 +3,7 @@
 import io
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -75,18 +76,15 @@ def test_parquet_files_are_read_as_they_lie(tmp_path, monkeypatch):
     assert found["train/000000000"].image_bytes()[0] == ROWS[0]["image"]["bytes"]
 
 
-def test_a_table_may_name_files_of_its_own_folder_only(tmp_path):
+def test_a_table_may_name_files_of_its_own_folder_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for place in ("in/a.png", "b.png"):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).write_bytes(picture()["bytes"])
     rows = [{**ROWS[0], "image": {"bytes": None, "path": str(tmp_path / place)}} for place in ("in/a.png", "b.png")]
-    features = table().features
-    features["image"] = datasets.Image(decode=False)
-    made = datasets.Dataset.from_list(rows, features=features)
-    made.save_to_disk(tmp_path / "in" / "table")
-    store = TablePictures(str(tmp_path / "in" / "table"))
-    assert len(store._tables["train"]) == 2
-    store._folder = tmp_path / "in"
+    made = datasets.Dataset.from_list(rows, features=table().features).with_format("arrow")
+    pq.write_table(made[:].cast(table().features.arrow_schema), tmp_path / "in" / "train.parquet")
+    store = TablePictures(str(tmp_path / "in"))
     assert store.read("train/000000000") == picture()["bytes"]
     with pytest.raises(PictureFault, match="leaves"):
         store.read("train/000000001")
