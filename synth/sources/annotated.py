@@ -33,14 +33,14 @@ def fingerprint(name: str, form: Format, options: FolderOptions) -> dict:
 
 @contextmanager
 def _reading(options: FolderOptions) -> Iterator[None]:
-    """Turn an ``OSError`` while annotations are read into a ``SourceError``."""
+    """Turn what goes wrong with a whole file of annotations into a ``SourceError``."""
     try:
         yield
     except SynthError:
         raise
-    except OSError as problem:
+    except (OSError, UnicodeDecodeError) as problem:
         raise SourceError(
-            f"cannot read {problem.filename or options.path}", why=problem.strerror or str(problem),
+            f"cannot read {getattr(problem, 'filename', None) or options.path}", why=str(problem),
             fix=f"is folder.path={options.path} the right folder, and may you read what is in it?",
         ) from problem  # fmt: skip
 

@@ -54,7 +54,7 @@ class CocoFile:
         self.categories = {row["id"]: row for row in good}
         self.names = {row["id"]: name(row) for row in good}
         self._count("category without id and name", len(rows) - len(good))
-        licences = (row for row in items(path, "licenses.item") if isinstance(row, dict) and _is_id(row.get("id")))
+        licences = (row for row in items(path, "licenses.item") if isinstance(row, dict) and is_id(row.get("id")))
         self.licences = {row["id"]: row.get("name") or row.get("url") for row in licences}
         self.join = Join(work)
         try:
@@ -88,14 +88,14 @@ class CocoFile:
     def licence(self, image: dict) -> str | None:
         """Return the licence that an image row names, if it does."""
         number = image.get("license")
-        found = self.licences.get(number) if _is_id(number) else None
+        found = self.licences.get(number) if is_id(number) else None
         return found if isinstance(found, str) else None
 
     def thing(self, number: int, row: dict) -> Thing:
         """Return an annotation row as a thing; ``number`` is its place among those of its picture."""
         category = row.get("category_id")
         return Thing(
-            id=number, name=self.names.get(category) if _is_id(category) else None, box=corners(row.get("bbox")),
+            id=number, name=self.names.get(category) if is_id(category) else None, box=corners(row.get("bbox")),
             row=f"annotation {row.get('id', number)}", crowd=bool(row.get("iscrowd")),
             outline=outline_of(row.get("segmentation")),
         )  # fmt: skip
@@ -122,7 +122,8 @@ def outline_of(segmentation: Any) -> Outline | None:
     return None
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Whether a value can be an id: a whole number or a word."""
     return isinstance(value, _ID)
 
 

@@ -74,22 +74,18 @@ def build(path: Path, items: Iterable[Annotated | Fault | Vocabulary], val_fract
 
 
 def _fill(connection: sqlite3.Connection, items: Iterable, val_fraction: float) -> None:
-    told, met = False, set()  # names: told by the source, or else those that were met
+    met: set[str] = set()
     for item in items:
-        row = None
         if isinstance(item, Vocabulary):
-            told = True
-            connection.executemany("INSERT OR IGNORE INTO names VALUES (?)", ((n,) for n in item.names if _is_text(n)))
-        elif isinstance(item, Annotated):
-            row = _row(item, val_fraction)
-            item = row if isinstance(row, Fault) else None
-            if item is None:
-                connection.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row[0])
-                met |= row[1]
-        if isinstance(item, Fault):
-            connection.execute("INSERT INTO faults VALUES (?, ?)", (_as_text(item.reason), _as_text(item.row)))
-    if not told:
-        connection.executemany("INSERT INTO names VALUES (?)", ((name,) for name in sorted(met)))
+            met.update(filter(_is_text, item.names))
+            continue
+        row = _row(item, val_fraction) if isinstance(item, Annotated) else item
+        if isinstance(row, Fault):
+            connection.execute("INSERT INTO faults VALUES (?, ?)", (_as_text(row.reason), _as_text(row.row)))
+        else:
+            connection.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row[0])
+            met |= row[1]
+    connection.executemany("INSERT INTO names VALUES (?)", ((name,) for name in sorted(met)))
 
 
 def _row(picture: Annotated, val_fraction: float) -> tuple[tuple, set[str]] | Fault:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from synth.sources.annotation import Annotated, Vocabulary
-from synth.sources.coco_file import CocoFile
+from synth.sources.coco_file import CocoFile, is_id
 from synth.sources.fault import Fault
 from synth.sources.format import Format, Items, digest_of
 from synth.sources.options import Folder
@@ -52,7 +52,7 @@ def plain_names(names: list[str]) -> dict[str, str]:
 def _names(lvis: CocoFile, image: dict, key: str) -> list[str]:
     listed = image.get(key)
     numbers = listed if isinstance(listed, list) else []
-    return sorted({lvis.names[n] for n in numbers if isinstance(n, (int, str)) and n in lvis.names})
+    return sorted({lvis.names[n] for n in numbers if is_id(n) and n in lvis.names})
 
 
 def _file(image: dict) -> str | None:

@@ -74,12 +74,12 @@ def _rows(path: Path, columns: tuple[str, ...], bad: list[Fault]) -> Iterator[tu
 
 
 def _names(path: Path) -> dict[str, str]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         return {row[0]: row[1].strip().lower() for row in csv.reader(file) if len(row) == 2 and row[0] != "LabelName"}
 
 
 def _labels(boxes: Path, split: str | None) -> list[Path]:
-    return sorted(boxes.parent.glob(f"*{split or ''}*imagelabels*.csv"))
+    return sorted(boxes.parent.glob(f"*{split}*imagelabels*.csv" if split else "*imagelabels*.csv"))
 
 
 def _pictures(folder: Folder) -> PictureFolder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from synth.sources.annotation import Annotated, Thing, Vocabulary
-from synth.sources.coco_file import CocoFile
+from synth.sources.coco_file import CocoFile, is_id
 from synth.sources.fault import Fault, PictureFault
 from synth.sources.format import Format, Items, digest_of
 from synth.sources.options import Folder
@@ -30,7 +30,7 @@ def read(folder: Folder, work: Path) -> Items:
                     yield Fault("annotation without segments or a file name", f"annotation of image {image['id']}")
                     continue
                 for segment in segments:
-                    if not isinstance(segment, dict) or segment.get("category_id") in stuff:
+                    if not isinstance(segment, dict) or is_id(number := segment.get("category_id")) and number in stuff:
                         continue
                     thing = coco.thing(len(things), segment)
                     thing.outline = {"ids": {"folder": str(painted), "file": row["file_name"], "id": segment.get("id")}}

@@ -8,7 +8,7 @@ from typing import Any
 
 from synth.errors import SourceError
 from synth.sources.annotation import Annotated
-from synth.sources.coco_file import CocoFile, items
+from synth.sources.coco_file import CocoFile, is_id, items
 from synth.sources.fault import Fault
 from synth.sources.format import Format, Items, digest_of
 from synth.sources.options import Folder
@@ -34,7 +34,7 @@ def read(folder: Folder, work: Path) -> Items:
             yield Fault("sentence about an unlisted picture", f"ref {row.get('ref_id')}")
         for image, rows in coco.pictures():
             things = [coco.thing(k, row) for k, row in enumerate(rows)]
-            boxes = {row.get("id"): thing.box for row, thing in zip(rows, things, strict=True)}
+            boxes = {row["id"]: thing.box for row, thing in zip(rows, things, strict=True) if is_id(row.get("id"))}
             regions: dict[str, list] = {}
             for ref in coco.join.of("ref", image["id"]):
                 if ref["ann_id"] not in boxes:
@@ -54,7 +54,7 @@ def _usable(path: Path, bad: list[Fault]) -> Iterator[tuple[int | str, dict]]:
         keys = ("image_id", "ann_id")
         if (
             isinstance(ref, dict)
-            and all(isinstance(ref.get(key), (int, str)) for key in keys)
+            and all(is_id(ref.get(key)) for key in keys)
             and isinstance(ref.get("split"), str)
             and isinstance(ref.get("sentences"), (list, tuple))
         ):

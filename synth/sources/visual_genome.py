@@ -8,7 +8,7 @@ from typing import Any
 
 from synth.errors import SourceError
 from synth.sources.annotation import Annotated, Thing, corners, is_number
-from synth.sources.coco_file import items
+from synth.sources.coco_file import is_id, items
 from synth.sources.fault import Fault
 from synth.sources.format import Format, Items, digest_of
 from synth.sources.join import Join
@@ -77,7 +77,7 @@ def _things(rows: list[dict]) -> tuple[list[Thing], dict[Any, int]]:
             things.append(same)
         merged = row.get("merged_object_ids")
         for number in (row.get("object_id"), *(merged if isinstance(merged, list) else ())):
-            if isinstance(number, (int, str)):
+            if is_id(number):
                 number_of[number] = same.id
     return things, number_of
 
@@ -110,7 +110,7 @@ def _usable(path: Path, bad: list[Fault]) -> Iterator[tuple[int | str, dict]]:
         )  # fmt: skip
     for number, row in enumerate(items(path, "item")):
         key = _id(row) if isinstance(row, dict) else None
-        if isinstance(key, (int, str)):
+        if is_id(key):
             yield key, row
         else:
             bad.append(Fault("row without image_id", f"{path.name}: {number}"))
@@ -122,7 +122,7 @@ def _id(row: dict) -> Any:
 
 def _object_id(row: Any) -> Any:
     number = row.get("object_id") if isinstance(row, dict) else None
-    return number if isinstance(number, (int, str)) else None
+    return number if is_id(number) else None
 
 
 def _dicts(rows: Any) -> list[dict]:
