@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -120,6 +121,15 @@ def publish(out: Path, split: str, entry: dict, work: Path, final: dict[int, dic
         if not any((out / PARTIAL).iterdir()):
             (out / PARTIAL).rmdir()
     return manifest
+
+
+def discard(work: Path) -> None:
+    """Remove what a run that could not begin has left; shards that an earlier one finished stay."""
+    if work.exists() and not any(work.glob("*.json")):
+        shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # not empty: others' work
+            work.parent.rmdir()
+            work.parent.parent.rmdir()
 
 
 def _write_manifest(out: Path, splits: dict) -> dict:

@@ -60,7 +60,8 @@ IMAGES = pa.schema(
 def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     """Return the row of the images table: the encoded picture and what the scene knows of its objects.
 
-    With ``link`` the picture's bytes are None and its path is that of the scene's file, below the source's root.
+    With ``link`` the picture's bytes are None, its path is that of the scene's file below the source's root, and masks
+    are left out: nothing is decoded or drawn.
 
     ``attributes`` is a JSON object; ``mask`` the visible pixels as run lengths in row order, background first (empty
     when the source has no mask); ``scene`` what else the scene says, as JSON: `synth.check.scene_from` reads it all.
@@ -68,7 +69,7 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     objects = [
         {"id": o.id, "name": o.name, "kind": o.kind, "box": [float(v) for v in o.box],
          "attributes": json.dumps(o.attributes), "traits": list(o.traits), "depth": o.depth,
-         "mask": [] if (mask := o.pixels()) is None else run_lengths(mask)}
+         "mask": [] if link or (mask := o.pixels()) is None else run_lengths(mask)}
         for o in scene.objects
     ]  # fmt: skip
     if link:

@@ -62,7 +62,7 @@ class Settings:
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
     images: str = field(
         default="embed",
-        metadata={"help": "embed: pictures are stored; link: only their paths, and their files are not even opened"},
+        metadata={"help": "embed: pictures and masks are stored; link: only paths of pictures, which are not opened"},
     )
     folder: FolderOptions = field(
         default_factory=FolderOptions, metadata={"help": "options of the sources that read an annotated folder"}

@@ -22,7 +22,7 @@ from synth.errors import SourceError, SynthError, disk_trouble
 from synth.quality.gate import Gate
 from synth.settings import Settings
 from synth.shard import make_shard, sha256_of
-from synth.sources import ENDLESS, Fault, found, open_source
+from synth.sources import ENDLESS, FORMATS, Fault, detected, open_source
 
 _FAULTS_NAMED = 200  # rows named in the manifest; all are counted
 _ENDLESS_SIZE = 1000  # pictures taken from an endless source when nobody says how many
@@ -40,7 +40,7 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     """
     console = console or Console(stderr=True)
     settings.check()
-    named, settings = settings.source, found(settings)
+    named, settings = settings.source, detected(settings)
     if settings.source != named:
         console.print(f"{settings.folder.path}: read as source={settings.source}")
     out = Path(settings.out)
@@ -52,8 +52,14 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
         console.print(f"{out}: split {settings.split!r} is already made with these settings; nothing to do")
         return manifest
     work = out / folder.PARTIAL / f"{settings.split}-{key[:16]}"
-    source = open_source(settings, work)
-    size = _size(settings, len(source), console)
+    if settings.source in FORMATS:
+        console.print(f"{settings.folder.path}: reading the annotations of source={settings.source}")
+    try:
+        source = open_source(settings, work)
+        size = _size(settings, len(source), console)
+    except SynthError:
+        folder.discard(work)
+        raise
     num_shards = math.ceil(size / settings.shard_size)
     with disk_trouble(work):
         work.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from synth.sources.annotated import AnnotatedSource, fingerprint
 from synth.sources.fault import Fault, PictureFault
 from synth.sources.format import Format
 from synth.sources.formats import FORMATS, detect
+from synth.sources.options import FolderOptions
 from synth.sources.paste import PasteSource, grounds_digest
 from synth.sources.rendered import RenderedSource
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 AUTO = "auto"  # look at the folder's files
 ENDLESS = 2**31 - 1  # the length of a source that never runs out
 
-__all__ = ["AUTO", "ENDLESS", "SOURCES", "Fault", "PictureFault", "Source", "found", "open_source"]
+__all__ = ["AUTO", "ENDLESS", "SOURCES", "Fault", "PictureFault", "Source", "detected", "open_source"]
 
 
 class Source(Protocol):
@@ -94,14 +95,20 @@ def source_kind(name: str) -> SourceKind:
     return SOURCES[name]
 
 
-def found(settings: Settings) -> Settings:
+def detected(settings: Settings) -> Settings:
     """Return the settings with ``source=auto`` replaced by what the folder's files look like."""
     return replace(settings, source=detect(settings.folder.path)) if settings.source == AUTO else settings
 
 
 def open_source(settings: Settings, work: Path) -> Source:
     """Return the source that ``settings`` name, opened for their split; ``work`` is a folder for scratch files."""
-    source = source_kind(settings.source).open(settings, work)
+    kind = source_kind(settings.source)
+    if settings.source not in FORMATS and settings.folder != FolderOptions():
+        raise SettingsError(
+            f"source={settings.source} reads no folder", why="an option folder.* is set, and would do nothing",
+            fix=f"name the folder's format: source={AUTO} or one of {', '.join(FORMATS)}",
+        )  # fmt: skip
+    source = kind.open(settings, work)
     if settings.images == "link" and getattr(source, "root", None) is None:
         raise SettingsError(
             f"images=link, but source={settings.source} has no picture files to link to",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from synth.errors import SettingsError
+from synth.errors import SettingsError, SourceError, SynthError
 from synth.scene import Caption, Obj, Region, Relation, Scene
 from synth.sources.annotation import Annotated, Outline, check
 from synth.sources.fault import Fault
@@ -26,7 +27,22 @@ _INDEX = "index.sqlite"
 def fingerprint(name: str, form: Format, options: FolderOptions) -> dict:
     """Return the options and the digest of the annotations; raises ``SourceError`` when there are none."""
     check_options(name, options, form.uses)
-    return {**asdict(options), "annotations_sha256": form.digest(Folder(source=name, options=options))}
+    with _reading(options):
+        return {**asdict(options), "annotations_sha256": form.digest(Folder(source=name, options=options))}
+
+
+@contextmanager
+def _reading(options: FolderOptions) -> Iterator[None]:
+    """Turn what goes wrong with a whole file of annotations into a ``SourceError``."""
+    try:
+        yield
+    except SynthError:
+        raise
+    except (OSError, UnicodeDecodeError) as problem:
+        raise SourceError(
+            f"cannot read {getattr(problem, 'filename', None) or options.path}", why=str(problem),
+            fix=f"is folder.path={options.path} the right folder, and may you read what is in it?",
+        ) from problem  # fmt: skip
 
 
 class AnnotatedSource:
@@ -55,7 +71,8 @@ class AnnotatedSource:
         if not path.exists():
             work.mkdir(parents=True, exist_ok=True)
             share = VAL_FRACTION if options.val_fraction is None else options.val_fraction
-            build(path, form.read(folder, work), share)
+            with _reading(options):
+                build(path, form.read(folder, work), share)
         self.name, self._licence = name, options.licence
         self._index = Index(path, None if split == "all" else "val" if split == "unseen" else one_name(split))
         if form.own_splits:

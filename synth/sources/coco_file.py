@@ -54,48 +54,48 @@ class CocoFile:
         self.categories = {row["id"]: row for row in good}
         self.names = {row["id"]: name(row) for row in good}
         self._count("category without id and name", len(rows) - len(good))
-        licences = (row for row in items(path, "licenses.item") if isinstance(row, dict) and _is_id(row.get("id")))
+        licences = (row for row in items(path, "licenses.item") if isinstance(row, dict) and is_id(row.get("id")))
         self.licences = {row["id"]: row.get("name") or row.get("url") for row in licences}
-        self._join = Join(work)
+        self.join = Join(work)
         try:
-            self._join.fill("image", self._usable("images", {"id": _ID, **dict.fromkeys(needed, str)}, "id"))
-            self._join.fill("annotation", self._usable("annotations", {"image_id": _ID}, "image_id"))
-            for twice in self._join.twice("image"):
+            self.join.fill("image", self._usable("images", {"id": _ID, **dict.fromkeys(needed, str)}, "id"))
+            self.join.fill("annotation", self._usable("annotations", {"image_id": _ID}, "image_id"))
+            for twice in self.join.twice("image"):
                 raise _bad(path, f"two images have the same id {twice!r}")
-            if next(self._join.all("image"), None) is None:
+            if next(self.join.all("image"), None) is None:
                 raise _bad(path, f"it lists no picture with id, {', '.join(needed)}, width and height")
         except BaseException:
-            self._join.__exit__()
+            self.join.__exit__()
             raise
 
     def __enter__(self) -> CocoFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._join.__exit__()
+        self.join.__exit__()
 
     def pictures(self) -> Iterator[tuple[dict, list[dict]]]:
         """Yield each image row with its annotation rows."""
-        for key, image in self._join.all("image"):
-            yield image, self._join.of("annotation", key)
+        for key, image in self.join.all("image"):
+            yield image, self.join.of("annotation", key)
 
     def faults(self) -> Iterator[Fault]:
         """Yield the rows that belong to no picture."""
         yield from self._faults
-        for row in self._join.strays("annotation", "image"):
+        for row in self.join.strays("annotation", "image"):
             yield Fault("annotation of an unlisted picture", f"annotation {row.get('id')}")
 
     def licence(self, image: dict) -> str | None:
         """Return the licence that an image row names, if it does."""
         number = image.get("license")
-        found = self.licences.get(number) if _is_id(number) else None
+        found = self.licences.get(number) if is_id(number) else None
         return found if isinstance(found, str) else None
 
     def thing(self, number: int, row: dict) -> Thing:
         """Return an annotation row as a thing; ``number`` is its place among those of its picture."""
         category = row.get("category_id")
         return Thing(
-            id=number, name=self.names.get(category) if _is_id(category) else None, box=corners(row.get("bbox")),
+            id=number, name=self.names.get(category) if is_id(category) else None, box=corners(row.get("bbox")),
             row=f"annotation {row.get('id', number)}", crowd=bool(row.get("iscrowd")),
             outline=outline_of(row.get("segmentation")),
         )  # fmt: skip
@@ -122,7 +122,8 @@ def outline_of(segmentation: Any) -> Outline | None:
     return None
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Whether a value can be an id: a whole number or a word."""
     return isinstance(value, _ID)
 
 

@@ -14,6 +14,7 @@ from synth.sources.fault import Fault
 from synth.sources.options import Folder
 from synth.sources.pictures import SUFFIXES, Size
 
+_LOOKED_AT = 1 << 20  # bytes of a file that are searched for its sign
 Items = Iterator[Annotated | Fault | Vocabulary]
 
 
@@ -40,6 +41,7 @@ class Format:
         expects: the files that are expected, for messages and documentation.
         signs: alternatives; each is glob patterns that must all match for the folder to be of this format.
         uses: options beside those that all formats use.
+        holds: what a file of these names has near its beginning; tells files of one name apart.
         own_splits: the annotations may say which picture is of which split.
     """
 
@@ -50,10 +52,18 @@ class Format:
     signs: tuple[tuple[str, ...], ...]
     uses: tuple[str, ...] = ()
     own_splits: bool = False
+    holds: bytes = b""
 
     def fits(self, path: Path) -> bool:
         """Whether the files of a folder look like this format."""
-        return any(all(any(path.glob(pattern)) for pattern in patterns) for patterns in self.signs)
+        return any(all(self._sign(path, pattern) for pattern in patterns) for patterns in self.signs)
+
+    def _sign(self, path: Path, pattern: str) -> bool:
+        first = next(path.glob(pattern), None)
+        if first is None or not self.holds:
+            return first is not None
+        with open(first, "rb") as file:
+            return self.holds in file.read(_LOOKED_AT)
 
 
 def digest_of(files: Iterable[Path]) -> str:

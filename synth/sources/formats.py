@@ -5,13 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 
 from synth.errors import SettingsError, SourceError
-from synth.sources import coco, voc, yolo
+from synth.sources import (
+    coco,
+    cvat,
+    flickr30k,
+    hub_dataset,
+    labelme,
+    lvis,
+    objects365,
+    open_images,
+    panoptic,
+    refcoco,
+    visual_genome,
+    voc,
+    yolo,
+)
 from synth.sources.format import Format
 
 FORMATS: dict[str, Format] = {
-    "yolo": yolo.FORMAT,
-    "voc": voc.FORMAT,
+    "refcoco": refcoco.FORMAT,
+    "panoptic": panoptic.FORMAT,
+    "lvis": lvis.FORMAT,
+    "objects365": objects365.FORMAT,
+    "flickr30k": flickr30k.FORMAT,
+    "visual_genome": visual_genome.FORMAT,
+    "open_images": open_images.FORMAT,
+    "cvat": cvat.FORMAT,
+    "datasets": hub_dataset.FORMAT,
     "coco": coco.FORMAT,
+    "voc": voc.FORMAT,
+    "yolo": yolo.FORMAT,
+    "labelme": labelme.FORMAT,
 }
 
 

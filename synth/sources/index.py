@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from synth.errors import disk_trouble
+from synth.errors import OutputError, disk_trouble
 from synth.sources.annotation import Annotated, Outline, Vocabulary, check, pack, unpack, whole_size
 from synth.sources.fault import Fault
 
@@ -64,27 +64,28 @@ def build(path: Path, items: Iterable[Annotated | Fault | Vocabulary], val_fract
             connection.close()
         with disk_trouble(path):
             os.replace(aside, path)
+    except sqlite3.Error as problem:
+        raise OutputError(
+            f"cannot write {path}: {problem}", why="the disk is full or failing; the index needs about the room of the "
+            "annotations, twice while it is made", fix="make room and run the same command again",
+        ) from problem  # fmt: skip
     finally:
         aside.unlink(missing_ok=True)
 
 
 def _fill(connection: sqlite3.Connection, items: Iterable, val_fraction: float) -> None:
-    told, met = False, set()  # names: told by the source, or else those that were met
+    met: set[str] = set()
     for item in items:
-        row = None
         if isinstance(item, Vocabulary):
-            told = True
-            connection.executemany("INSERT OR IGNORE INTO names VALUES (?)", ((n,) for n in item.names if _is_text(n)))
-        elif isinstance(item, Annotated):
-            row = _row(item, val_fraction)
-            item = row if isinstance(row, Fault) else None
-            if item is None:
-                connection.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row[0])
-                met |= row[1]
-        if isinstance(item, Fault):
-            connection.execute("INSERT INTO faults VALUES (?, ?)", (_as_text(item.reason), _as_text(item.row)))
-    if not told:
-        connection.executemany("INSERT INTO names VALUES (?)", ((name,) for name in sorted(met)))
+            met.update(filter(_is_text, item.names))
+            continue
+        row = _row(item, val_fraction) if isinstance(item, Annotated) else item
+        if isinstance(row, Fault):
+            connection.execute("INSERT INTO faults VALUES (?, ?)", (_as_text(row.reason), _as_text(row.row)))
+        else:
+            connection.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row[0])
+            met |= row[1]
+    connection.executemany("INSERT INTO names VALUES (?)", ((name,) for name in sorted(met)))
 
 
 def _row(picture: Annotated, val_fraction: float) -> tuple[tuple, set[str]] | Fault:

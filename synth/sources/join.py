@@ -45,6 +45,10 @@ class Join:
         for key, data in self._ask("SELECT key, data FROM rows WHERE name = ? ORDER BY rowid", name):
             yield json.loads(key), json.loads(data)
 
+    def keys(self, name: str) -> Iterator[int | str]:
+        """Yield the keys of a table, each once, sorted."""
+        return (json.loads(k) for (k,) in self._ask("SELECT DISTINCT key FROM rows WHERE name = ? ORDER BY key", name))
+
     def of(self, name: str, key: int | str) -> list[dict]:
         """Return the rows of a table with that key, in the order in which they came."""
         query = "SELECT data FROM rows WHERE name = ? AND key = ? ORDER BY rowid"

@@ -1,7 +1,8 @@
 """Outlines of objects made into masks, when somebody looks: polygons, run lengths of COCO, painted pictures of ids.
 
 An outline is a plain dict with one key: ``polygons`` [[x, y, x, y, ...], ...] in the units of the boxes; ``rle``
-{"size": [height, width], "counts": run lengths or COCO's compressed text}; ``ellipse`` [cx, cy, rx, ry]; ``ids``
+{"size": [height, width], "counts": run lengths or COCO's compressed text}; ``ellipse`` [cx, cy, rx, ry]; ``patch``
+{"box": [left, top, width, height], "counts": run lengths along its rows}; ``ids``
 {"folder": path, "file": name of a PNG in it, "id": number}, the panoptic form.
 """
 
@@ -42,6 +43,8 @@ def _polygons(polygons: list, width: int, height: int, fractions: bool) -> np.nd
     scale = (width, height) if fractions else (1, 1)
     shapes = [np.asarray(polygon, float).reshape(-1, 2) * scale for polygon in polygons if len(polygon) >= 6]
     corners = np.concatenate(shapes)
+    if not np.isfinite(corners).all():
+        raise ValueError("a corner that is no number")
     # Only the part around the shape is drawn: a mask of a large photograph drawn finer as a whole would fill memory.
     left, top = np.clip(np.floor(corners.min(0)), 0, (width, height)).astype(int).tolist()
     right, bottom = np.clip(np.ceil(corners.max(0)), 0, (width, height)).astype(int).tolist()
@@ -106,4 +109,21 @@ def _painted(path: Path) -> np.ndarray:
     return colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
 
 
-_FORMS: dict[str, Callable] = {"polygons": _polygons, "rle": _rle, "ellipse": _ellipse, "ids": _ids}
+def _patch(patch: dict, width: int, height: int, fractions: bool) -> np.ndarray:
+    left, top, across, down = (int(value) for value in patch["box"])
+    runs = np.asarray(patch["counts"], np.int64)
+    if (
+        (runs < 0).any()
+        or runs.sum() != across * down
+        or not 0 <= left <= width - across
+        or not 0 <= top <= height - down
+    ):
+        raise ValueError("run lengths of another picture")
+    mask = np.zeros((height, width), bool)
+    mask[top : top + down, left : left + across] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(down, across)
+    return mask
+
+
+_FORMS: dict[str, Callable] = {
+    "polygons": _polygons, "rle": _rle, "ellipse": _ellipse, "patch": _patch, "ids": _ids,
+}  # fmt: skip

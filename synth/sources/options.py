@@ -51,6 +51,13 @@ class Folder:
         """Return the annotation file or folder: the one that is named, else the only match of the usual patterns."""
         return self._find("annotations", usual)
 
+    def every_annotations(self, *usual: str) -> list[Path]:
+        """Return all annotation files of the first pattern that matches, or the one that is named."""
+        if self.options.annotations is not None:
+            return [self.annotations()]
+        hits = next((hits for pattern in usual if (hits := sorted(self.path.glob(pattern)))), [])
+        return hits or [self.annotations(*usual)]
+
     def names(self, *usual: str) -> Path:
         """Return the file with the category names: the one that is named, else the only match of the patterns."""
         return self._find("names", usual)

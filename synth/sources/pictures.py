@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ _KEPT_AS_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 _FILMS = ("GIF", "PNG", "WEBP")  # several frames are a film; in MPO and TIFF the first is the picture
+
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 Size = tuple[int, int]
 
@@ -72,7 +75,7 @@ def locate(root: Path, file: str) -> Path:
 def safe_name(file: str) -> None:
     """Raise ``PictureFault`` for a name that is no path below a folder on every system."""
     parts = file.replace("\\", "/").split("/")
-    if not file or "\0" in file or ".." in parts or parts[0] == "" or ":" in parts[0]:
+    if not file or "\0" in file or ".." in parts or parts[0] == "" or _DRIVE.match(file):
         raise PictureFault("path leaves the folder", file)
 
 

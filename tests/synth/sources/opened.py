@@ -4,14 +4,14 @@ import tempfile
 from pathlib import Path
 
 from synth.settings import Settings
-from synth.sources import found, open_source
+from synth.sources import detected, open_source
 from synth.sources.options import FolderOptions
 
 
 def opened(name, options, split="all", **more):
     if not isinstance(options, FolderOptions):
         options = FolderOptions(path=str(options))
-    settings = found(Settings(source=name, folder=options, split=split, **more))
+    settings = detected(Settings(source=name, folder=options, split=split, **more))
     return open_source(settings, Path(tempfile.mkdtemp()) / "work")
 
 

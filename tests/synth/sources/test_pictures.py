@@ -178,6 +178,11 @@ def test_nothing_outside_the_folder_is_opened(tmp_path, name, reason):
         assert refused(lambda call=call: call(name)) == reason
 
 
+def test_a_colon_in_a_name_is_no_drive(tmp_path):
+    (tmp_path / "10:59:01.png").write_bytes(coded(noise(), "PNG"))
+    assert PictureFolder(tmp_path).size("10:59:01.png") == SIZE
+
+
 def test_a_link_that_stays_inside_is_followed(tmp_path):
     (tmp_path / "a.png").write_bytes(coded(noise(), "PNG"))
     os.symlink("a.png", tmp_path / "b.png")
