@@ -14,8 +14,7 @@ from synth.sources.annotated import AnnotatedSource, fingerprint
 from synth.sources.fault import Fault, PictureFault
 from synth.sources.format import Format
 from synth.sources.formats import FORMATS, detect
-from synth.sources.options import FolderOptions
-from synth.sources.paste import PasteSource, grounds_digest
+from synth.sources.paste import PasteOptions, PasteSource, grounds_digest
 from synth.sources.rendered import RenderedSource
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def _annotated(name: str, form: Format) -> SourceKind:
 def _pasted(settings: Settings) -> Settings:
     """The settings of the source that paste takes its objects from."""
     settings.paste.check()
-    return found(replace(settings, source=settings.paste.of, images="embed"))
+    return detected(replace(settings, source=settings.paste.of, paste=PasteOptions(), images="embed"))
 
 
 def _open_paste(settings: Settings, work: Path) -> PasteSource:
@@ -85,6 +84,10 @@ SOURCES: dict[str, SourceKind] = {
 }
 
 
+# Which sources use a group of options.
+_GROUPS = {"folder": (AUTO, *FORMATS, "paste"), "rendered": ("rendered",), "paste": ("paste",)}
+
+
 def source_kind(name: str) -> SourceKind:
     """Return the named source's entry; raises ``SettingsError`` with the nearest names when there is none."""
     if name not in SOURCES:
@@ -103,11 +106,13 @@ def detected(settings: Settings) -> Settings:
 def open_source(settings: Settings, work: Path) -> Source:
     """Return the source that ``settings`` name, opened for their split; ``work`` is a folder for scratch files."""
     kind = source_kind(settings.source)
-    if settings.source not in FORMATS and settings.folder != FolderOptions():
-        raise SettingsError(
-            f"source={settings.source} reads no folder", why="an option folder.* is set, and would do nothing",
-            fix=f"name the folder's format: source={AUTO} or one of {', '.join(FORMATS)}",
-        )  # fmt: skip
+    for group, users in _GROUPS.items():
+        given = getattr(settings, group)
+        if settings.source not in users and given != type(given)():
+            raise SettingsError(
+                f"source={settings.source} has no options {group}.*", why="one is set, and would do nothing",
+                fix=f"leave it out, or choose a source that has them: {', '.join(users)}",
+            )  # fmt: skip
     source = kind.open(settings, work)
     if settings.images == "link" and getattr(source, "root", None) is None:
         raise SettingsError(

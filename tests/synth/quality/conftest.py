@@ -1,11 +1,13 @@
 """Dataset folders of hand-made scenes, written by synth itself."""
 
 import io
+import random
 
 import pytest
 from PIL import Image, ImageDraw
 
 import synth
+from synth.languages import load_pack
 from synth.scene import Obj, Scene
 from synth.sources import SOURCES, SourceKind
 from synth.tasks import TASKS, Draft, Step, Task
@@ -29,8 +31,6 @@ class HandMade:
         return self.size
 
     def scene(self, index, split, seed):
-        import random
-
         rng = random.Random(f"{seed}/{split}/hand/{index}")
         x, y = rng.randrange(80), rng.randrange(50)
         picture = Image.new("RGB", (120, 80), (235, 235, 235))
@@ -48,15 +48,28 @@ class HandMade:
         )  # fmt: skip
 
 
+def parted(ask):
+    """A function that returns drafts as the two halves of a task."""
+
+    def propose(scene, rng):
+        seed = rng.random()
+        return ({"seed": seed, "k": k} for k in range(len(ask(scene, random.Random(seed), ""))))
+
+    return propose, lambda scene, facts, say: ask(scene, random.Random(facts["seed"]), "")[facts["k"]]
+
+
 @pytest.fixture
 def hand_made(monkeypatch):
     """Register a source "hand" and tasks; the returned function makes a folder and gives its manifest."""
 
     def make(out, *, source=None, tasks=None, **changes):
         made = source or HandMade()
-        monkeypatch.setitem(SOURCES, "hand", SourceKind(lambda settings: made))
+        monkeypatch.setitem(SOURCES, "hand", SourceKind(lambda settings, work: made))
         for name, (kind, ask) in (tasks or {}).items():
-            monkeypatch.setitem(TASKS, name, Task(name=name, kind=kind, ask=ask, closed=name.startswith("closed")))
+            propose, tell = parted(ask)
+            task = Task(name=name, kind=kind, propose=propose, tell=tell, closed=name.startswith("closed"))
+            monkeypatch.setitem(TASKS, name, task)
+            monkeypatch.setitem(load_pack("en").tasks, name, {})
         chosen = {"task": sorted(tasks) if tasks else ["find_one"], "source": "hand", "shard_size": 10, **changes}
         return synth.make(synth.Settings(out=str(out), **chosen))
 

@@ -167,7 +167,7 @@ def test_a_run_that_cannot_begin_leaves_no_index_behind(tmp_path):
 
 def test_a_folder_option_for_drawn_pictures_is_refused(tmp_path):
     options = FolderOptions(path=str(tmp_path))
-    with pytest.raises(SettingsError, match="reads no folder"):
+    with pytest.raises(SettingsError, match="has no options folder"):
         opened("rendered", options)
 
 
