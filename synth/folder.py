@@ -9,6 +9,7 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
+from synth import engines
 from synth.errors import OutputExistsError, disk_trouble
 from synth.record import FORMAT
 from synth.settings import Settings
@@ -18,6 +19,8 @@ PARTIAL = ".partial"  # shards of unfinished splits
 _PACKAGE = Path(__file__).parent
 _CONTENT = (
     "assets",
+    "check.py",
+    "engines",
     "languages",
     "record.py",
     "render.py",
@@ -42,10 +45,12 @@ def code_hash() -> str:
 
 def describe(settings: Settings) -> dict:
     """Return everything that decides a split's bytes; not the folder, the number of workers or ``overwrite``."""
-    named = ("source", "size", "split", "seed", "language", "questions_per_image", "grounding_share", "shard_size")
+    named = ("source", "size", "split", "seed", "language", "questions_per_image", "grounding_share", "shard_size",
+             "engine")  # fmt: skip
     chosen = {name: getattr(settings, name) for name in named}
     fingerprint = source_kind(settings.source).fingerprint(settings)
-    return {**chosen, "task": settings.task_names(), "source_options": fingerprint, "code": code_hash()}
+    return {**chosen, "task": settings.task_names(), "source_options": fingerprint,
+            "engine_options": engines.fingerprint(settings), "code": code_hash()}  # fmt: skip
 
 
 def settings_hash(described: dict) -> str:

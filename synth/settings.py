@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from synth.engines.options import LlmOptions, TeacherOptions
 from synth.errors import SettingsError, nearest
 from synth.sources.coco import CocoOptions
+from synth.sources.unlabelled import PicturesOptions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,7 +43,14 @@ class Settings:
     shard_size: int = field(default=1000, metadata={"help": "pictures per file; an interrupted run resumes by file"})
     workers: int = field(default=1, metadata={"help": "processes; the number does not change the result"})
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
+    engine: str = field(
+        default="template",
+        metadata={"help": "who words records: template, llm (rewords them), or teacher (says what is in a picture)"},
+    )
     coco: CocoOptions = field(default_factory=CocoOptions, metadata={"help": "options of source=coco"})
+    pictures: PicturesOptions = field(default_factory=PicturesOptions, metadata={"help": "options of source=pictures"})
+    llm: LlmOptions = field(default_factory=LlmOptions, metadata={"help": "the server of engine=llm and teacher"})
+    teacher: TeacherOptions = field(default_factory=TeacherOptions, metadata={"help": "options of engine=teacher"})
 
     def task_names(self) -> list[str]:
         """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one."""
@@ -79,6 +88,8 @@ class Settings:
 
     def check(self) -> None:
         """Raise ``SettingsError`` for a value that no run can use."""
+        from synth import engines
+
         for name in ("size", "questions_per_image", "shard_size", "workers"):
             value = getattr(self, name)
             optional = name in ("size", "questions_per_image")
@@ -105,3 +116,4 @@ class Settings:
                 fix="for example seed=0",
             )  # fmt: skip
         self.task_names()
+        engines.check(self)

@@ -14,9 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synth.engines import open_engine
 from synth.errors import disk_trouble
 from synth.languages import load_pack
 from synth.record import IMAGES, RECORDS, check_record, make_picture, make_record
+from synth.scene import Scene
 from synth.settings import Settings
 from synth.sources import Fault, PictureFault, Source
 from synth.tasks import TASKS
@@ -46,8 +48,8 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
         refused[name] += not asked
         for k, (facts, draft) in enumerate(asked):
             rows.append(
-                make_record(draft, facts=facts, task=name, kind=task.kind, image_id=image_id if task.needs_image else "",
-                            scene=scene, split=settings.split, language=settings.language, seed=seed, k=k)
+                make_record(draft, facts=facts, task=name, kind=task.kind,
+                            image_id=image_id if task.needs_image else "", scene=scene, split=settings.split, language=settings.language, seed=seed, k=k)
             )  # fmt: skip
             check_record(rows[-1], scene.width, scene.height)
     wanted = settings.questions_per_image
@@ -58,12 +60,12 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
 
 
 def make_shard(
-    source: Source, settings: Settings, indices: range, records: Path, images: Path, tick: Callable[[], None]
+    source: Source, settings: Settings, indices: range, records: Path, images: Path, tick: Callable[[int], None]
 ) -> dict:
     """Write the scenes ``indices`` into the two files and return the shard's report: counts, faults, sha256 of both.
 
-    A picture that no record speaks of is not stored. Both files appear whole or not at all. ``tick`` is called once
-    per scene.
+    A picture that no record speaks of is not stored. Both files appear whole or not at all. ``tick(1)`` is called
+    once per scene, ``tick(0)`` while the engine waits.
     """
     names = settings.task_names()
     counts, refused, quarantined, licences = Counter(), Counter(), Counter(), Counter()
@@ -76,9 +78,9 @@ def make_shard(
         if quarantined[fault.reason] <= _FAULTS_NAMED:
             faults.append([fault.reason, fault.row])
 
-    with _writer(records, RECORDS, "zstd") as write_records, _writer(images, IMAGES, "none") as write_image:
+    def read() -> Iterator[Scene]:
         for index in indices:
-            tick()
+            tick(1)
             try:
                 scene = source.scene(index, settings.split, settings.seed)
             except PictureFault as problem:
@@ -86,20 +88,37 @@ def make_shard(
                 continue
             for fault in object_faults(index):
                 quarantine(fault)
+            yield scene
+
+    def asked(scenes: Iterator[Scene]) -> Iterator[tuple[Scene, list[dict]]]:
+        for scene in scenes:
             rows, refusals = scene_records(scene, settings, names)
             refused.update(refusals)
+            yield scene, rows
+
+    with (
+        open_engine(settings, records.parent, lambda: tick(0)) as engine,
+        _writer(records, RECORDS, "zstd") as write_records,
+        _writer(images, IMAGES, "none") as write_image,
+    ):
+        for scene, rows in engine.rows(asked(engine.scenes(read(), quarantine))):
+            image_id = next((row["image_id"] for row in rows if row["image_id"]), None)
+            try:  # nothing is written about a picture that cannot be read
+                picture = make_picture(scene, image_id) if image_id else None
+            except PictureFault as problem:
+                quarantine(problem.fault)
+                continue
             for row in rows:
                 write_records(row)
                 counts[row["task"]] += 1
             licences[scene.licence] += len(rows)
-            image_id = next((row["image_id"] for row in rows if row["image_id"]), None)
-            if image_id is not None:
+            if picture is not None:
                 pictures += 1
-                write_image(make_picture(scene, image_id))
+                write_image(picture)
     return {
         "pictures": pictures, "counts": dict(counts), "refused": {k: v for k, v in refused.items() if v},
         "quarantined": dict(quarantined), "faults": faults, "licences": {k: v for k, v in licences.items() if v},
-        "sha256": {"records": sha256_of(records), "images": sha256_of(images)},
+        **engine.report(), "sha256": {"records": sha256_of(records), "images": sha256_of(images)},
     }  # fmt: skip
 
 

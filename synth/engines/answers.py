@@ -29,9 +29,7 @@ class Answers:
         self._path = place / FILE
         with self._trouble():
             # Used from the engine's one thread, closed from the caller's.
-            self._table = sqlite3.connect(
-                self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
-            )
+            self._table = sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
             # A lost machine may cost the last answers, never a killed process: those writes belong to the system.
             self._table.execute("PRAGMA synchronous=OFF")
             self._table.execute("CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, text TEXT, fault TEXT)")

@@ -23,8 +23,8 @@ Made = tuple[Scene, list[dict]]
 class Engine:
     """The template engine, and what the others are made of: scenes and rows pass as they are.
 
-    ``rejected`` counts what was refused by reason, ``confidence`` kept objects by score in tenths, ``requests`` what was
-    sent and what was found among the kept answers.
+    ``rejected`` counts what was refused by reason, ``confidence`` kept objects by score in tenths, ``requests``
+    what was sent and what was found among the kept answers.
     """
 
     def __init__(self) -> None:

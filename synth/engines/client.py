@@ -149,7 +149,7 @@ class Client:
                 return response.status_code, response.headers, bytes(received)
 
     async def _pace(self) -> None:
-        """Wait for this request's turn: the rate limit's, and the time until which the server asked to be left alone."""
+        """Wait for this request's turn: by the rate limit, and by when the server said that it may be asked again."""
         turn = max(self._next, time.monotonic())
         self._next = turn + self._spacing
         while (wait := max(turn, self._not_before) - time.monotonic()) > 0:

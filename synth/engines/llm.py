@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from synth.check import faults
 from synth.engines.base import AskingEngine, Made, request_seed
 from synth.engines.client import Dropped
-from synth.engines.guards import Terms, complaints, terms_of, load_guards
+from synth.engines.guards import Terms, complaints, load_guards, terms_of
 from synth.engines.prompts import load_prompts
 from synth.engines.reading import read_json
 from synth.errors import RecordError

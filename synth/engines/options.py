@@ -1,4 +1,4 @@
-"""What the engines are told: the settings ``llm.*`` (the server that answers) and ``teacher.*`` (how a picture is read)."""
+"""What the engines are told: the settings ``llm.*`` (the server) and ``teacher.*`` (how a picture is read)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LlmOptions:
         if not usable:  # the address is not repeated: a key may have been put into it
             raise SettingsError(
                 f"engine={engine} needs llm.url, the address of a server",
-                why="it must be http:// or https://, a host and a path; no user, password or query, for they are stored",
+                why="it must be http:// or https://, a host and a path, without user, password and query",
                 fix="for example llm.url=http://localhost:8000/v1; the key goes into the environment (llm.key_env)",
             )
         if not self.model.strip():

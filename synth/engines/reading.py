@@ -16,7 +16,7 @@ _SCALE = {"percent": 100.0, "permille": 1000.0}
 
 
 def read_json(text: str) -> object:
-    """Return the JSON value in a model's answer, also from within a code fence or between words; None if there is none."""
+    """Return the JSON value in a model's answer, also from a code fence or between words; None if there is none."""
     starts = [at for sign in _OPENS if (at := text.find(sign)) >= 0]
     if not starts:
         return None

@@ -55,7 +55,7 @@ class Pack:
 
 @lru_cache
 def load_pack(language: str) -> Pack:
-    """Return the pack of a language such as "en"; raises ``SettingsError`` with the nearest names for an unknown one."""
+    """Return the pack of a language such as "en"; raises ``SettingsError`` with the nearest names of others."""
     if language not in LANGUAGES:
         raise SettingsError(
             f"unknown language {language!r}", why=f"there are packs for {', '.join(LANGUAGES)}",

@@ -11,6 +11,7 @@ from synth.scene import Scene
 from synth.sources.coco import CocoSource
 from synth.sources.fault import Fault, PictureFault
 from synth.sources.rendered import RenderedSource
+from synth.sources.unlabelled import PicturesSource
 
 if TYPE_CHECKING:
     from synth.settings import Settings
@@ -41,6 +42,10 @@ SOURCES: dict[str, SourceKind] = {
     "rendered": SourceKind(lambda settings: RenderedSource()),
     "coco": SourceKind(
         lambda settings: CocoSource(settings.coco, settings.split), lambda settings: settings.coco.fingerprint()
+    ),
+    "pictures": SourceKind(
+        lambda settings: PicturesSource(settings.pictures, settings.split),
+        lambda settings: settings.pictures.fingerprint(),
     ),
 }
 

@@ -15,6 +15,7 @@ from synth.tasks import (  # noqa: F401  (imported for what they register)
     measure,
     numbers,
     relation,
+    teacher_steps,
     where,
     words,
 )

@@ -1,8 +1,8 @@
 """Checking that a rewording says what the original says: its terms, numbers and boxes, and nothing that is new.
 
 What may not change is data, one file for each language beside this one. The checks are about words, not meanings, and
-so they lean to one side: a rewording that they let pass has the same names, attributes, relations, numbers and boxes in the
-same order, the same kind of question, and no word that could claim anything new.
+so they lean to one side: a rewording that they let pass has the same names, attributes, relations, numbers and boxes
+in the same order, the same kind of question, and no word that could claim anything new.
 """
 
 from __future__ import annotations
@@ -67,6 +67,16 @@ def load_guards(language: str) -> Guards:
         neutral=frozenset(content["words"]["neutral"].split()),
         speech=re.compile(content["speech"]["patterns"], re.IGNORECASE),
     )  # fmt: skip
+
+
+def speaks_to_a_model(text: str, language: str) -> bool:
+    """Whether a text speaks to or of a model; only of languages whose guards say how that sounds."""
+    return (_FOLDER / f"{language}.toml").is_file() and bool(load_guards(language).speech.search(text))
+
+
+def strange_signs(text: str) -> list[str]:
+    """Return the signs of markup, links, code, line breaks and invisible characters in a text."""
+    return _MARKUP.findall(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +167,7 @@ def _text_complaints(old: str, new: str, terms: Terms, language: str) -> Iterato
         told = " ".join(f"{{box:{k}}}" for k in boxes) or "none"
         yield "boxes changed", f"the box placeholders must be, in this order: {told}"
     bare = PLACEHOLDER.sub(" ", new)
-    if any(sign not in old for sign in _MARKUP.findall(bare)):
+    if any(sign not in old for sign in strange_signs(bare)):
         yield "markup", "plain text only: no markup, links, brackets or code"
     if guards.speech.search(new) and not guards.speech.search(old):
         yield "speaks to a model", "it must be the text itself, not words about it"
