@@ -49,7 +49,8 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
         for k, (facts, draft) in enumerate(asked):
             rows.append(
                 make_record(draft, facts=facts, task=name, kind=task.kind,
-                            image_id=image_id if task.needs_image else "", scene=scene, split=settings.split, language=settings.language, seed=seed, k=k)
+                            image_id=image_id if task.needs_image else "", scene=scene,
+                            split=settings.split, language=settings.language, seed=seed, k=k)
             )  # fmt: skip
             check_record(rows[-1], scene.width, scene.height)
     wanted = settings.questions_per_image

@@ -34,7 +34,7 @@ def html() -> Reply:
 
 
 class ChatServer(ThreadingHTTPServer):
-    """``answer(body, n)`` makes the reply to the n-th request (from 0); what came in is kept for the test to look at."""
+    """``answer(body, n)`` makes the reply to the n-th request (from 0); what came in is kept for the test."""
 
     daemon_threads = True
     request_queue_size = 128

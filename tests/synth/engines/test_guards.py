@@ -78,7 +78,7 @@ def test_an_honest_rewording_passes(old, new):
         ("Find the red star.", "x", "too short or too long"),
         ("Find the red star.", "Find the red star, " + "please " * 40, "too short or too long"),
         ("Find all cats.", "Find the cats.", "term lost"),
-        ("Find the 3 cats.", "Find the four cats.", "term lost"),
+        ("Find the 3 cats.", "Find the four cats.", "numbers changed"),
         ("Find the thing left of the dog.", "Find the thing right of the dog.", "term added"),
         ("Is the cat left of the dog?", "Is the dog left of the cat?", "terms in another order"),
         ("Find the cat left of the dog.", "Find the cat that has the dog left of it.", "terms in another order"),
@@ -124,7 +124,7 @@ def test_steps_keep_their_boxes(steps, reason):
 def test_every_wording_of_the_pack_passes_as_it_is_and_no_other_question_passes_for_it():
     settings = Settings()
     tried = passed = 0
-    for index in range(8):
+    for index in range(3):
         scene = RenderedSource().scene(index, "train", 0)
         terms = terms_of(load_pack("en").translate(scene), load_pack("en"), load_guards("en"))
         rows = [r for r in scene_records(scene, settings, settings.task_names())[0] if r["image_id"]]
@@ -138,7 +138,7 @@ def test_every_wording_of_the_pack_passes_as_it_is_and_no_other_question_passes_
                     passed += 1
                     assert row["task"] in ("where", "places", "sizes", "measure"), (old, new)
     # "Where is the cat?" and "Say where the cat is." ask the same; only how long the answer is tells them apart.
-    assert tried > 2000 and passed < tried / 1000
+    assert tried > 1000 and passed < tried / 1000
 
 
 def test_what_is_said_to_a_model_is_known_only_where_it_is_written_down():
