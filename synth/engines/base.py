@@ -40,7 +40,7 @@ class Engine:
 
     def report(self) -> dict:
         """Return the counts for the shard's report."""
-        return {name: dict(getattr(self, name)) for name in ("rejected", "confidence", "requests")}
+        return {name: dict(+getattr(self, name)) for name in ("rejected", "confidence", "requests")}
 
     def close(self) -> None:
         """Let go of all connections."""

@@ -222,7 +222,7 @@ def test_no_more_are_in_flight_than_told_and_several_are():
 def test_the_rate_limit_spaces_requests():
     with serving(in_turn(chat("ok"))) as server, Asking(server.url, requests_per_minute=600) as asking:
         list(asking.ahead.map(range(5), lambda k: asking.coroutine(str(k)), lambda k: 1, 100))
-    assert server.times[-1] - server.times[0] >= 0.38
+    assert server.times[-1] - server.times[0] >= 0.3  # four gaps of a tenth, less what the threads of the server jitter
 
 
 def test_results_come_in_order_whatever_takes_long():

@@ -1,7 +1,6 @@
 """engine=llm from end to end, against a real server: what is true comes through, all else is dropped and counted."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import synth
 from synth.check import faults, scene_from
 from synth.engines.options import LlmOptions
 from synth.errors import EngineError, SettingsError
-from synth.folder import PARTIAL
 from tests.synth.engines.chat_server import Reply, chat, honest, record_in, serving
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -200,58 +198,46 @@ def test_a_bad_minute_of_the_server_changes_nothing(reworded, tmp_path):
     assert rows(tmp_path / "d") == rows(reworded[0])
 
 
-def test_a_wrong_key_ends_the_run_and_is_shown_nowhere(tmp_path, monkeypatch):
+def test_a_wrong_key_ends_the_run_also_out_of_workers(tmp_path, monkeypatch):
     monkeypatch.setenv("A_KEY", KEY)
-    with serving(honest, key="another") as server:
-        for workers in (1, 2):
-            with pytest.raises(EngineError, match="A_KEY") as caught:
-                options = llm(server.url, key_env="A_KEY", concurrency=2)
-                synth.make(settings(tmp_path / "d", options, workers=workers), console=quiet())
-            assert KEY not in f"{caught.value!r} {caught.value}"
-    assert not (tmp_path / "d/manifest.json").exists()
+    with serving(honest, key="another") as server, pytest.raises(EngineError, match="A_KEY") as caught:
+        options = llm(server.url, key_env="A_KEY", concurrency=2)
+        synth.make(settings(tmp_path / "d", options, workers=2), console=quiet())
+    assert KEY not in f"{caught.value!r} {caught.value}" and not (tmp_path / "d/manifest.json").exists()
 
 
-COMMAND = [
-    sys.executable, "-m", "synth", f"task=[{','.join(TASK)}]", "size=6", "shard_size=3", "engine=llm", "llm.model=m",
-    "llm.max_tries=2", "llm.backoff=0.01", "llm.key_env=A_KEY", "llm.concurrency=2",
-]  # fmt: skip
-
-
-def test_the_key_is_used_and_stands_in_no_file_and_no_output(tmp_path):
-    with serving(honest, key=KEY) as server:
-        command = [*COMMAND, f"out={tmp_path}/d", f"llm.url={server.url}", f"llm.cache={tmp_path}/kept", "workers=2"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "A_KEY": KEY})
-        assert done.returncode == 0, done.stderr
-        assert set(server.keys) == {f"Bearer {KEY}"}
-    written = files(tmp_path)
-    assert "kept/answers.sqlite" in written and "d/manifest.json" in written
-    assert all(KEY.encode() not in data for data in (*written.values(), done.stdout.encode(), done.stderr.encode()))
-
-
-def test_a_killed_run_asks_nothing_twice(reworded, tmp_path):
-    slow = {"sleep": 0.1}
+def test_a_killed_run_asks_nothing_twice_and_the_key_stands_nowhere(reworded, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_KEY", KEY)
+    pause = {"sleep": 0.1}
 
     def answer(body, n):
         reply = honest(body)
-        reply.sleep = slow["sleep"]
+        reply.sleep = pause["sleep"]
         return reply
 
-    with serving(answer) as server:
-        command = [*COMMAND, f"out={tmp_path}/d", f"llm.url={server.url}"]
-        made = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with serving(answer, key=KEY) as server:
+        out, console = tmp_path / "d", quiet()
+        command = [
+            sys.executable, "-m", "synth", f"task=[{','.join(TASK)}]", "size=6", "shard_size=3", f"out={out}",
+            "engine=llm", f"llm.url={server.url}", "llm.model=m", "llm.max_tries=2", "llm.key_env=A_KEY",
+            "llm.concurrency=2",
+        ]  # fmt: skip
+        made = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while len(server.bodies) < 12 and made.poll() is None:
             time.sleep(0.02)
         made.send_signal(signal.SIGKILL)
-        made.communicate()
-        before = len(server.bodies)
-        assert list((tmp_path / "d" / PARTIAL).rglob("answers.sqlite")) and not (tmp_path / "d/manifest.json").exists()
-        slow["sleep"] = 0
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        printed = made.communicate()
+        before, left = len(server.bodies), files(out)
+        assert any(name.endswith("answers.sqlite") for name in left) and "manifest.json" not in left
+        pause["sleep"] = 0
+        synth.make(settings(out, llm(server.url, key_env="A_KEY")), console=console)
         twice = sum(number - 1 for number in server.asked.values())
-    assert 12 <= before < len(server.asked) == len(rows(tmp_path / "d"))
+        assert set(server.keys) == {f"Bearer {KEY}"}
+    assert 12 <= before < len(server.asked) == len(rows(out))
     assert twice <= 2, "only what was in flight when the run was killed may be asked again"
-    assert files(tmp_path / "d") == files(reworded[0]), "the folder is the one of a run without interruption"
+    assert files(out) == files(reworded[0]), "the folder is the one of a run without interruption"
+    for data in (*left.values(), *files(out).values(), *map(str.encode, (*printed, console.file.getvalue()))):
+        assert KEY.encode() not in data
 
 
 @pytest.mark.parametrize(
