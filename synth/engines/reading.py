@@ -66,7 +66,7 @@ def read_box(written: object, coordinates: str, shown: tuple[int, int], size: tu
     if not all(type(v) in (int, float) and math.isfinite(v) for v in written):
         return None
     ends = shown if coordinates == "pixels" else (_SCALE[coordinates],) * 2
-    x1, y1, x2, y2 = (v / ends[k % 2] for k, v in enumerate(written))
-    if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+    x1, y1, x2, y2 = written
+    if not (0 <= x1 < x2 <= ends[0] and 0 <= y1 < y2 <= ends[1]):
         return None
-    return x1 * size[0], y1 * size[1], x2 * size[0], y2 * size[1]
+    return tuple(v * size[k % 2] / ends[k % 2] for k, v in enumerate(written))
