@@ -258,7 +258,7 @@ def test_boxes_in_another_frame_than_stated_are_not_believed(folder, tmp_path):
 
 def test_a_noisy_teacher_keeps_less_and_scores_lower(folder, tmp_path):
     shares = []
-    for noise in (0, 4):
+    for noise in (0, 8):
         with serving(Seeing(folder[1], noise=noise)) as server:
             out = tmp_path / str(noise)
             synth.make(settings(out, server.url, folder[0], teacher={"questions": 0}), console=quiet())
