@@ -54,7 +54,12 @@ class Client:
             headers=headers, timeout=options.timeout,
             limits=http.Limits(max_connections=None, max_keepalive_connections=options.concurrency),
         )  # fmt: skip
-        self._url = options.url.rstrip("/") + "/chat/completions"
+        try:
+            self._url = http.URL(options.url.rstrip("/") + "/chat/completions")
+        except http.InvalidURL as problem:
+            raise SettingsError(
+                f"llm.url={options.url!r} is no address", why=str(problem), fix="llm.url=http://localhost:8000/v1"
+            ) from problem
         self._spacing = 60.0 * share / options.requests_per_minute if options.requests_per_minute else 0.0
         self._next = self._not_before = 0.0
         self._answered = False

@@ -291,6 +291,12 @@ def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(key, monkeypat
     assert "SOME_KEY" in str(caught.value) and key not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["http://a\x01b/v1", "http://xn--\u2603.:80/v1"])
+def test_an_address_that_no_client_can_use_is_a_setting_to_correct(url):
+    with pytest.raises(SettingsError, match="llm.url"):
+        Client(LlmOptions(url=url, model="m"), Answers(None), 1, Counter())
+
+
 def test_without_the_library_the_error_says_what_to_install(monkeypatch):
     import sys
 

@@ -1,5 +1,6 @@
 """engine=llm from end to end, against a real server: what is true comes through, all else is dropped and counted."""
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -108,6 +109,14 @@ def test_workers_and_a_kept_cache_give_the_same_bytes_and_ask_nothing_again(rewo
         synth.make(settings(tmp_path / "one", kept), console=quiet())
         assert len(server.bodies) == asked == len(rows(tmp_path / "one"))
     assert files(tmp_path / "one") == files(tmp_path / "two") == files(reworded[0])
+
+
+def test_it_runs_where_a_loop_is_running_already_as_in_notebooks(tmp_path):
+    async def cell():
+        return synth.make(settings(tmp_path / "d", llm(server.url), size=2, task="find_one"), console=quiet())
+
+    with serving(honest) as server:
+        assert asyncio.run(cell())["counts"]["train"]["find_one"] == len(rows(tmp_path / "d")) > 0
 
 
 def test_text_alone_is_not_reworded(tmp_path):
