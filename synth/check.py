@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from synth.languages import load_pack
 from synth.languages.say import SayAll
-from synth.scene import Caption, Obj, Region, Relation, Scene
+from synth.scene import Caption, Obj, Question, Region, Relation, Scene
 from synth.tasks import TASKS
 
 _PIXELS = 1e-6  # what a box may lose on its way through a file
@@ -17,10 +17,10 @@ _PIXELS = 1e-6  # what a box may lose on its way through a file
 def faults(record: dict, scene: Scene | None) -> Iterator[str]:
     """Yield what is wrong with a record about ``scene`` (as its source gave it; None for a record without picture).
 
-    The task's ``tell`` speaks again from ``record["facts"]``: it returns nothing where the scene does not bear them
-    out, and answer, steps and boxes must be what it says. The question must be one of the pack's wordings of it. Of a
-    record that an engine has reworded (``record["engine"]`` is not "template") question and steps are that engine's
-    to check; its answer and all its boxes are compared all the same.
+    The task's ``tell`` speaks again from ``record["facts"]``: it returns nothing where the scene does not bear the
+    facts out, and answer, steps and boxes must be what it says. The question must be one of the pack's wordings of
+    it. Of a record that engine=llm has reworded (``record["engine"]`` says so) question and steps are that engine's to
+    check; its answer and all its boxes are compared all the same.
     """
     task, pack = TASKS.get(record["task"]), load_pack(record["language"])
     if task is None:
@@ -31,7 +31,7 @@ def faults(record: dict, scene: Scene | None) -> Iterator[str]:
     if draft is None:
         yield "the picture does not bear out what is asked"
         return
-    reworded = record["engine"] != "template"
+    reworded = record["engine"] == "llm"
     if not reworded and record["question"] not in say.said.get(draft.question, {draft.question}):
         yield f"question is {record['question']!r}, not {draft.question!r} or another wording of it"
     if record["answer"] not in say.said.get(draft.answer, {draft.answer}):
@@ -71,10 +71,14 @@ def scene_from(picture: dict) -> Scene:
     ]
     known["relations"] = [Relation(**relation) for relation in known["relations"]]
     known["regions"] = [Region(**region | {"box": tuple(region["box"])}) for region in known["regions"]]
+    known["questions"] = [
+        Question(text=q["text"], answer=q["answer"], steps=tuple((text, tuple(ids)) for text, ids in q["steps"]))
+        for q in known["questions"]
+    ]
     objects = [
         Obj(
             id=o["id"], name=o["name"], kind=o["kind"], box=tuple(o["box"]), attributes=json.loads(o["attributes"]),
-            traits=tuple(o["traits"]), depth=o["depth"],
+            traits=tuple(o["traits"]), depth=o["depth"], confidence=o["confidence"],
         )
         for o in picture["objects"]
     ]  # fmt: skip

@@ -34,6 +34,10 @@ class RecordError(SynthError, ValueError):
     """A task made a record which breaks the record format."""
 
 
+class EngineError(SynthError, RuntimeError):
+    """The server that an engine asks cannot be used at all; single bad answers are dropped and counted instead."""
+
+
 class OutputError(SynthError, OSError):
     """The output folder cannot be written."""
 

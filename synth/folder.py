@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from synth import engines
 from synth.errors import OutputExistsError, disk_trouble
 from synth.record import FORMAT
 from synth.settings import Settings
@@ -18,7 +19,7 @@ from synth.sources import source_kind
 PARTIAL = ".partial"  # shards of unfinished splits
 _PACKAGE = Path(__file__).parent
 _CONTENT = (  # code that decides content
-    "assets", "compose.py", "languages", "quality/even.py", "quality/evaluation_set.py", "quality/gate.py",
+    "assets", "check.py", "compose.py", "engines", "languages", "quality/even.py", "quality/evaluation_set.py", "quality/gate.py",
     "quality/hashes.py", "quality/near.py", "record.py", "render.py", "scene.py", "shard.py", "sources", "tasks",
 )  # fmt: skip
 
@@ -38,11 +39,12 @@ def code_hash() -> str:
 def describe(settings: Settings) -> dict:
     """Return everything that decides a split's bytes; not the folder, the number of workers or ``overwrite``."""
     named = ("source", "size", "split", "seed", "language", "questions_per_image", "grounding_share", "shard_size",
-             "images", "difficulty", "balance", "licences")  # fmt: skip
+             "images", "difficulty", "balance", "licences", "engine")  # fmt: skip
     # ``against`` is told by what its folders hold: see synth.make
     chosen = {name: getattr(settings, name) for name in named}
     fingerprint = source_kind(settings.source).fingerprint(settings)
-    return {**chosen, "task": settings.task_names(), "source_options": fingerprint, "code": code_hash()}
+    return {**chosen, "task": settings.task_names(), "source_options": fingerprint,
+            "engine_options": engines.fingerprint(settings), "code": code_hash()}  # fmt: skip
 
 
 def settings_hash(described: dict) -> str:

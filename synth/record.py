@@ -29,11 +29,14 @@ RECORDS = pa.schema(
      ("difficulty", pa.int32())]
 )  # fmt: skip
 
+_LISTS = ("captions", "relations", "regions", "questions")  # of a scene
+
 _STRING, _INT = {"dtype": "string", "_type": "Value"}, {"dtype": "int32", "_type": "Value"}
 _FLOAT = {"dtype": "float64", "_type": "Value"}
 _OBJECT_FEATURES = {
     "id": _INT, "name": _STRING, "kind": _STRING, "box": {"feature": _FLOAT, "_type": "List"}, "attributes": _STRING,
-    "traits": {"feature": _STRING, "_type": "List"}, "depth": _FLOAT, "mask": {"feature": _INT, "_type": "List"},
+    "traits": {"feature": _STRING, "_type": "List"}, "depth": _FLOAT,
+    "confidence": _FLOAT, "mask": {"feature": _INT, "_type": "List"},
 }  # fmt: skip
 _IMAGE_FEATURES = {
     "image_id": _STRING, "image": {"_type": "Image"}, "width": _INT, "height": _INT,
@@ -42,7 +45,7 @@ _IMAGE_FEATURES = {
 _OBJECT = pa.struct(
     [("id", pa.int32()), ("name", pa.string()), ("kind", pa.string()), ("box", pa.list_(pa.float64())),
      ("attributes", pa.string()), ("traits", pa.list_(pa.string())), ("depth", pa.float64()),
-     ("mask", pa.list_(pa.int32()))]
+     ("confidence", pa.float64()), ("mask", pa.list_(pa.int32()))]
 )  # fmt: skip
 IMAGES = pa.schema(
     [
@@ -68,7 +71,7 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     """
     objects = [
         {"id": o.id, "name": o.name, "kind": o.kind, "box": [float(v) for v in o.box],
-         "attributes": json.dumps(o.attributes), "traits": list(o.traits), "depth": o.depth,
+         "attributes": json.dumps(o.attributes), "traits": list(o.traits), "depth": o.depth, "confidence": o.confidence,
          "mask": [] if link or (mask := o.pixels()) is None else run_lengths(mask)}
         for o in scene.objects
     ]  # fmt: skip
@@ -78,7 +81,7 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
         data, extension = scene.image_bytes()
         image = {"bytes": data, "path": f"{image_id.replace('/', '_')}.{extension}"}
     said = {name: getattr(scene, name) for name in ("background", "complete", "vocabulary", "colours")}
-    said |= {name: [asdict(entry) for entry in getattr(scene, name)] for name in ("captions", "relations", "regions")}
+    said |= {name: [asdict(entry) for entry in getattr(scene, name)] for name in _LISTS}
     return {
         "image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects,
         "scene": json.dumps(said, ensure_ascii=False),

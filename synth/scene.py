@@ -18,7 +18,8 @@ class Obj:
     array when the source knows them, or what makes it when called (see ``pixels``);
     ``attributes`` maps words like "colour" and "size" to words like "red";
     ``traits`` are words said of the object that the source does not sort ("wooden", "parked"); ``depth`` is the
-    distance from the camera in the source's units, where it is known.
+    distance from the camera in the source's units, where it is known; ``confidence`` (0 to 1) is set where a model has
+    found the object.
     """
 
     id: int
@@ -30,6 +31,7 @@ class Obj:
     mask: np.ndarray | Callable[[], np.ndarray | None] | None = None
     traits: tuple[str, ...] = ()
     depth: float | None = None
+    confidence: float | None = None
     between: str = " "  # what a language writes between colour and name
 
     @property
@@ -86,6 +88,18 @@ class Caption:
     spans: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A stepwise question that came with the picture.
+
+    ``steps`` are (text, ids of the objects meant); ``{box:k}`` in the text is the box of the k-th of them.
+    """
+
+    text: str
+    steps: tuple[tuple[str, tuple[int, ...]], ...]
+    answer: str
+
+
 @dataclass(kw_only=True, slots=True)
 class Scene:
     """A picture with its objects; ``image_bytes`` yields the encoded file and its extension only when asked.
@@ -106,6 +120,7 @@ class Scene:
     captions: list[Caption] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
     file: str = ""
     colours: tuple[str, ...] = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
 

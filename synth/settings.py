@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from synth.engines.options import LlmOptions, TeacherOptions
 from synth.errors import SettingsError, nearest
 from synth.sources.options import FolderOptions
 from synth.sources.paste import PasteOptions
@@ -69,6 +70,12 @@ class Settings:
     )
     paste: PasteOptions = field(default_factory=PasteOptions, metadata={"help": "options of source=paste"})
     rendered: RenderedOptions = field(default_factory=RenderedOptions, metadata={"help": "options of source=rendered"})
+    engine: str = field(
+        default="template",
+        metadata={"help": "who words records: template, llm (rewords them), or teacher (says what is in a picture)"},
+    )
+    llm: LlmOptions = field(default_factory=LlmOptions, metadata={"help": "the server of engine=llm and teacher"})
+    teacher: TeacherOptions = field(default_factory=TeacherOptions, metadata={"help": "options of engine=teacher"})
 
     def task_names(self) -> list[str]:
         """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one."""
@@ -106,6 +113,8 @@ class Settings:
 
     def check(self) -> None:
         """Raise ``SettingsError`` for a value that no run can use."""
+        from synth import engines
+
         for name in ("size", "questions_per_image", "shard_size", "workers"):
             value = getattr(self, name)
             optional = name in ("size", "questions_per_image")
@@ -151,3 +160,4 @@ class Settings:
                 fix="for example seed=0",
             )  # fmt: skip
         self.task_names()
+        engines.check(self)

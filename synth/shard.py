@@ -14,11 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from synth.engines import open_engine
 from synth.errors import disk_trouble
 from synth.languages import load_pack
 from synth.quality.even import Asked, even
 from synth.quality.gate import Gate
 from synth.record import IMAGES, RECORDS, check_record, make_picture, make_record
+from synth.scene import Scene
 from synth.settings import Settings
 from synth.sources import Fault, PictureFault, Source
 from synth.tasks import TASKS
@@ -67,12 +69,12 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
 
 def make_shard(
     source: Source, gate: Gate, settings: Settings, indices: range, records: Path, images: Path,
-    tick: Callable[[], None],
+    tick: Callable[[int], None],
 ) -> dict:  # fmt: skip
     """Write the scenes ``indices`` into the two files and return the shard's report: counts, faults, sha256 of both.
 
-    A picture that no record speaks of is not stored. Both files appear whole or not at all. ``tick`` is called once
-    per scene.
+    A picture that no record speaks of is not stored. Both files appear whole or not at all. ``tick(1)`` is called
+    once per scene, ``tick(0)`` while the engine waits.
     """
     names = settings.task_names()
     counts, refused, thinned, quarantined, licences = (Counter() for _ in range(5))
@@ -86,30 +88,41 @@ def make_shard(
         if quarantined[fault.reason] <= _FAULTS_NAMED:
             faults.append([fault.reason, fault.row])
 
-    with _writer(records, RECORDS, "zstd") as write_records, _writer(images, IMAGES, "none") as write_image:
+    def read() -> Iterator[Scene]:
         for index in indices:
-            tick()
+            tick(1)
             try:
                 scene = source.scene(index, settings.split, settings.seed)
                 gate.check(scene)
             except PictureFault as problem:
                 quarantine(problem.fault)
                 continue
+            for fault in object_faults(index):
+                quarantine(fault)
+            yield scene
+
+    def asked(scenes: Iterator[Scene]) -> Iterator[tuple[Scene, list[dict]]]:
+        for scene in scenes:
             rows, refusals = scene_records(scene, settings, names)
-            lost: list[str] = []
+            refused.update(refusals)
             if kept is not None:
-                lost = [row["task"] for row in rows if row["id"] not in kept and TASKS[row["task"]].closed]
-                rows = [row for row in rows if row["id"] in kept or not TASKS[row["task"]].closed]
+                stay = [row["id"] in kept or not TASKS[row["task"]].closed for row in rows]
+                thinned.update(row["task"] for row, stays in zip(rows, stay, strict=True) if not stays)
+                rows = [row for row, stays in zip(rows, stay, strict=True) if stays]
+            yield scene, rows
+
+    with (
+        open_engine(settings, records.parent, lambda: tick(0)) as engine,
+        _writer(records, RECORDS, "zstd") as write_records,
+        _writer(images, IMAGES, "none") as write_image,
+    ):
+        for scene, rows in engine.rows(asked(engine.scenes(read(), quarantine))):
             image_id = next((row["image_id"] for row in rows if row["image_id"]), None)
             try:  # the pixels are read only now, for a picture that is asked about; nothing of a bad one is written
                 picture = make_picture(scene, image_id, link=settings.images == "link") if image_id else None
             except PictureFault as problem:
                 quarantine(problem.fault)
                 continue
-            for fault in object_faults(index):
-                quarantine(fault)
-            refused.update(refusals)
-            thinned.update(lost)
             for row in rows:
                 write_records(row)
                 counts[row["task"]] += 1
@@ -120,7 +133,7 @@ def make_shard(
     return {
         "pictures": pictures, "counts": dict(counts), "refused": {k: v for k, v in refused.items() if v},
         "thinned": dict(thinned), "quarantined": dict(quarantined), "faults": faults,
-        "licences": {k: v for k, v in licences.items() if v},
+        "licences": {k: v for k, v in licences.items() if v}, **engine.report(),
         "sha256": {"records": sha256_of(records), "images": sha256_of(images)},
     }  # fmt: skip
 

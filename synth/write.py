@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from synth import folder
+from synth import engines, folder
 from synth.errors import SourceError, SynthError, disk_trouble
 from synth.quality.gate import Gate
 from synth.settings import Settings
@@ -51,6 +51,8 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     if folder.is_done(manifest, out, settings.split, described, overwrite=settings.overwrite):
         console.print(f"{out}: split {settings.split!r} is already made with these settings; nothing to do")
         return manifest
+    for notice in engines.notices(settings):
+        console.print(notice, markup=False)
     work = out / folder.PARTIAL / f"{settings.split}-{key[:16]}"
     if settings.source in FORMATS:
         console.print(f"{settings.folder.path}: reading the annotations of source={settings.source}")
@@ -78,6 +80,11 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     console.print(f"{out}: split {settings.split!r} has {records} records over {pictures} pictures")
     for reason, number in sorted(entry["quarantined"].items()):
         console.print(f"  quarantined: {number} x {reason}")
+    for reason, number in sorted(entry["rejected"].items()):
+        console.print(f"  rejected: {number} x {reason}")
+    if settings.engine != "template":
+        sent, kept = (sum(report["requests"].get(name, 0) for report in reports) for name in ("sent", "cached"))
+        console.print(f"  requests: {sent} sent, {kept} found among the kept answers")
     return manifest
 
 
@@ -115,7 +122,7 @@ def _make_shards(settings: Settings, source, gate: Gate, todo: list, work: Path,
         bar = progress.add_task(f"pictures ({settings.split})", total=size, completed=before)
         if settings.workers == 1 or len(todo) <= 1:
             for job in todo:
-                _one_shard(source, gate, settings, job, work, lambda: progress.advance(bar))
+                _one_shard(source, gate, settings, job, work, lambda n: progress.advance(bar, n))
             return
         # Spawned, not forked: forking a process that runs threads (rich, pyarrow, torch) can hang.
         context = multiprocessing.get_context("spawn")
@@ -160,11 +167,11 @@ def _leave_with_parent() -> None:
 
 
 def _work(job: tuple[int, range]) -> None:
-    def tick() -> None:
+    def tick(n: int) -> None:
         if _worker["stop"].is_set():
             raise _Stopped
         with _worker["ticks"].get_lock():
-            _worker["ticks"].value += 1
+            _worker["ticks"].value += n
 
     _one_shard(_worker["source"], _worker["gate"], _worker["settings"], job, _worker["work"], tick)
 
@@ -179,7 +186,8 @@ def _one_shard(source, gate: Gate, settings: Settings, job: tuple[int, range], w
 
 def _sum(reports: list[dict], source_faults: Iterable[Fault]) -> dict:
     """Add up the shards' reports and the faults which the source has outside of any picture."""
-    total = {name: Counter() for name in ("counts", "refused", "thinned", "quarantined", "licences")}
+    names = ("counts", "refused", "thinned", "quarantined", "licences", "rejected", "confidence")
+    total = {name: Counter() for name in names}
     for report in reports:
         for name, counter in total.items():
             counter.update(report[name])

@@ -16,6 +16,7 @@ from synth.sources.format import Format
 from synth.sources.formats import FORMATS, detect
 from synth.sources.paste import PasteOptions, PasteSource, grounds_digest
 from synth.sources.rendered import RenderedSource
+from synth.sources.unlabelled import PicturesSource, pictures_fingerprint
 
 if TYPE_CHECKING:
     from synth.settings import Settings
@@ -81,11 +82,15 @@ SOURCES: dict[str, SourceKind] = {
     ),
     "paste": SourceKind(_open_paste, _paste_fingerprint),
     **{name: _annotated(name, form) for name, form in FORMATS.items()},
+    "pictures": SourceKind(
+        lambda settings, work: PicturesSource(settings.folder, settings.split),
+        lambda settings: pictures_fingerprint(settings.folder),
+    ),
 }
 
 
 # Which sources use a group of options.
-_GROUPS = {"folder": (AUTO, *FORMATS, "paste"), "rendered": ("rendered",), "paste": ("paste",)}
+_GROUPS = {"folder": (AUTO, *FORMATS, "paste", "pictures"), "rendered": ("rendered",), "paste": ("paste",)}
 
 
 def source_kind(name: str) -> SourceKind:

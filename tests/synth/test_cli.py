@@ -95,7 +95,8 @@ def test_a_stopped_run_leaves_no_process_and_no_manifest_behind(tmp_path, how):
         assert "finished shards are kept" in said and not list(tmp_path.rglob("*.tmp"))
 
 
-def test_synth_needs_no_model_library():
-    code = "import sys, synth; print([m for m in ('torch', 'transformers', 'lynx_moe', 'peft') if m in sys.modules])"
+def test_synth_needs_no_model_library_and_no_network_library():
+    unwanted = ("torch", "transformers", "lynx_moe", "peft", "httpx2")
+    code = f"import sys, synth; print([m for m in {unwanted} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
