@@ -12,9 +12,9 @@ from synth.tasks.base import TASKS, Draft
 _INTRO = """# Tasks
 
 Every task with one record in each language, written by `synth.tasks.gallery.markdown()`: a test keeps this page true.
-`{box:k}` in a question is the k-th of the record's `question_boxes`, in a step or an answer the k-th of its own boxes; a
-dialect writes the numbers. *Not all annotated* says whether a task is asked of pictures that hold more than is annotated,
-as photographs do: it then asks only what stays true whatever else is there. Difficulty goes from 1 to 5
+`{box:k}` in a question is the k-th of the record's `question_boxes`, in a step or an answer the k-th of its own boxes;
+a dialect writes the numbers. *Not all annotated* says whether a task is asked of pictures that hold more than is
+annotated, as photographs do: it then asks only what stays true whatever else is there. Difficulty goes from 1 to 5
 (`synth/tasks/difficulty.py`).
 
 There are no questions about several pictures at once, and none about points instead of boxes: a record has one picture,
@@ -27,7 +27,7 @@ _PICTURES = 60  # looked through for an example
 def markdown() -> str:
     """Return the page; the same text every time."""
     drawn = [RenderedSource(RenderedOptions(objects=[3, 6])).scene(k, "gallery", 0) for k in range(_PICTURES)]
-    scenes = [*drawn, _annotated()]
+    scenes = [*drawn, *[_annotated()] * _DRAWS]
     rows = ["| task | kind | not all annotated |", "|---|---|---|"]
     photograph = [_annotated(complete=False)] * _DRAWS
     sections = []

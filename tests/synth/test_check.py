@@ -55,9 +55,7 @@ def corrupted(record: dict):
             )
         yield changed(f"box {k} lost", lambda r, k=k: r["boxes"].pop(k))
     for k in range(len(record["question_boxes"])):
-        yield changed(
-            "question box", lambda r, k=k: r["question_boxes"][k].__setitem__(2, r["question_boxes"][k][2] - 1)
-        )
+        yield changed("question box", lambda r, k=k: r["question_boxes"][k].__setitem__(0, 0.5))
         yield changed("question box lost", lambda r, k=k: r["question_boxes"].pop(k))
     yield changed("difficulty", lambda r: r.update(difficulty=r["difficulty"] % 5 + 1))
     for k, step in enumerate(record["steps"]):
