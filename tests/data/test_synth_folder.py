@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lynx_moe.data import SampleBuilder, SampleDataset, final_answer, load_records, target_text
+from lynx_moe.data import SampleBuilder, SampleDataset, final_answer, load_records, question_text, target_text
 from lynx_moe.data.prompts import step_texts
 from lynx_moe.families.dialects import DIALECTS, get_dialect
 from lynx_moe.grounding import iou
@@ -54,6 +54,19 @@ def test_true_answers_read_back_as_the_records_boxes(records, name):
             assert all(iou(got, true) > 0.7 for got, true in zip(parsed.boxes, boxes, strict=True)), record.id
             read += len(boxes)
     assert read > 50
+
+
+@pytest.mark.parametrize("name", DIALECTS.names())
+def test_boxes_that_a_question_shows_are_spelled_in_the_prompt(records, name):
+    processor = tiny_llava_with_processor()[1]
+    builder = SampleBuilder(processor, get_dialect(name, processor))
+    shown = [record for record in records if record.question_boxes]
+    assert {record.task for record in shown} == {"name_region"} and len(shown) > 5
+    for record, tokens in zip(shown, builder.prompts(shown), strict=True):
+        asked = question_text(record, builder.dialect)
+        read = builder.dialect.decode(asked, record.size).boxes
+        assert len(read) == 1 and iou(read[0], record.question_boxes[0]) > 0.7
+        assert asked in processor.tokenizer.decode(tokens.ids) and "{box" not in asked
 
 
 def test_pictures_have_the_size_that_is_written(records):
