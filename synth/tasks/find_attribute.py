@@ -22,7 +22,7 @@ def _differs(one, other, term, contrary) -> bool:
 
 
 def _alone(scene, facts, groups=_CONTRARY):
-    """The thing the facts mean, if it is plainly the only one like that; ``groups`` are in the language of the scene."""
+    """The thing the facts mean, if it is plainly the only one like that; ``groups`` are in the scene's language."""
     obj, by, name = scene.by_id(facts["target"]), facts["by"], facts["name"]
     if obj is None or not by or name not in (None, obj.name) or (name is None and not scene.complete):
         return None
