@@ -15,7 +15,7 @@ from synth.__main__ import settings_from as synth_settings_from
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = {"bash", "python", "text"}
+LANGUAGES = {"bash", "python", "text", "toml"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
