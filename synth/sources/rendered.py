@@ -64,8 +64,11 @@ class RenderedSource:
 
     name = "rendered"
 
+    _options = RenderedOptions()
+
     def __init__(self, options: RenderedOptions | None = None) -> None:
-        self._options = options or RenderedOptions()
+        if options is not None:
+            self._options = options
 
     def __len__(self) -> int:
         return 2**31 - 1

@@ -1,9 +1,10 @@
 """Whether there are more of one thing than of another, pointing at all of both first."""
 
 import itertools
+from collections import Counter
 
 from synth.tasks.base import Draft, Step, task
-from synth.tasks.space import left_to_right, names_of, places
+from synth.tasks.space import among, names_of, places
 
 _EQUAL = 0.25  # how often a pair of equal numbers is asked about: pictures hold far more of them than of others
 _A_PICTURE = 2  # questions at most
@@ -14,24 +15,26 @@ def _propose(scene, rng):
     names = names_of(scene)
     if not names:
         return
-    pairs = [pair for pair in itertools.combinations(names, 2)]
+    pairs = list(itertools.combinations(names, 2))
     absent = [name for name in scene.vocabulary if name not in names]
     if absent:
         pairs.append((rng.choice(names), rng.choice(absent)))
     rng.shuffle(pairs)
+    counts = Counter(o.name for o in scene.objects)
     told = 0
     for pair in pairs:
         one, two = rng.sample(pair, 2)
-        equal = len(left_to_right(scene, one)) == len(left_to_right(scene, two))
-        if told < _A_PICTURE and (not equal or rng.random() < _EQUAL):
-            told += 1
+        if counts[one] != counts[two] or rng.random() < _EQUAL:
             yield {"name": one, "other": two}
+            told += 1
+            if told == _A_PICTURE:
+                return
 
 
 @task("compare_counts", kind="grounding", propose=_propose)
 def compare_counts(scene, facts, say):
     names = facts["name"], facts["other"]
-    found = [[o for o in left_to_right(scene, name) if o.name == name] for name in names]
+    found = [sorted(among(scene, name), key=lambda o: o.centre) for name in names]
     if not any(found) or names[0] == names[1]:
         return None
     if any(not things and name not in scene.vocabulary for name, things in zip(names, found, strict=True)):

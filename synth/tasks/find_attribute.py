@@ -13,16 +13,16 @@ _CONTRARY = (
 _A_PICTURE = 3  # questions at most
 
 
-def _differs(one, other, term, groups) -> bool:
-    """Whether the other thing is plainly not what the one is, as far as the term goes."""
+def _differs(one, other, term, contrary) -> bool:
+    """Whether the other thing is plainly not what the one is; ``contrary`` are the traits that exclude the one's."""
     if term == "trait":
-        return any(trait in other.traits for trait in groups)
+        return any(trait in other.traits for trait in contrary)
     said = other.attributes.get(term)
     return said is not None and said != one.attributes[term]
 
 
-def _alone(scene, facts, contrary=_CONTRARY):
-    """The thing the facts mean, if it is plainly the only one like that."""
+def _alone(scene, facts, groups=_CONTRARY):
+    """The thing the facts mean, if it is plainly the only one like that; ``groups`` are in the scene's language."""
     obj, by, name = scene.by_id(facts["target"]), facts["by"], facts["name"]
     if obj is None or not by or name not in (None, obj.name) or (name is None and not scene.complete):
         return None
@@ -31,11 +31,11 @@ def _alone(scene, facts, contrary=_CONTRARY):
     trait = facts.get("trait")
     if "trait" in by and trait not in obj.traits:
         return None
-    others_say = [word for group in contrary if trait in group for word in group if word != trait]
+    excluded = [word for group in groups if trait in group for word in group if word != trait]
     others = [o for o in among(scene, name) if o is not obj]
     if "trait" in by and any(trait in o.traits for o in others):
         return None
-    return obj if all(any(_differs(obj, o, term, others_say) for term in by) for o in others) else None
+    return obj if all(any(_differs(obj, o, term, excluded) for term in by) for o in others) else None
 
 
 def _propose(scene, rng):

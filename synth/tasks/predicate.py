@@ -3,8 +3,8 @@
 from synth.tasks.base import Draft, Step, task
 from synth.tasks.space import found_by
 
-# What only one can do to a thing at a time: then it does not matter that relations are rarely annotated in full.
-_EXCLUSIVE = ("wearing", "wears", "holding", "holds", "carrying", "carries", "eating", "eats")
+# What only one can do to a thing: then it does not matter that relations are rarely annotated in full.
+_EXCLUSIVE = ("wearing", "wears")
 
 
 def _propose(scene, rng):

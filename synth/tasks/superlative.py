@@ -5,11 +5,16 @@ import math
 from synth.tasks.base import Draft, Step, task
 from synth.tasks.space import among, found_by, names_of
 
+
+def _depth(obj) -> float:
+    return obj.depth if obj.depth and obj.depth > 0 else math.nan
+
+
 # Measure, sign, and how many times the runner-up's it must be (its inverse for the least).
 _WAYS = {
     "largest": (lambda o: o.area, 1, 1.7), "smallest": (lambda o: o.area, -1, 1.7),
     "widest": (lambda o: o.width, 1, 1.3), "tallest": (lambda o: o.height, 1, 1.3),
-    "nearest": (lambda o: o.depth or math.nan, -1, 1.25), "farthest": (lambda o: o.depth or math.nan, 1, 1.25),
+    "nearest": (_depth, -1, 1.25), "farthest": (_depth, 1, 1.25),
 }  # fmt: skip
 _ANY_NAME = 1.5  # more, where a heart is measured against a ladder
 _FROM_ANCHOR = {"closest to": 1, "farthest from": -1}
@@ -61,10 +66,10 @@ def _propose(scene, rng):
         for _, anchor in scene.unique_phrases() for name in [*names_of(scene), None] for way in _FROM_ANCHOR
     ]  # fmt: skip
     rng.shuffle(asked)
-    told = 0
+    told = set()  # each way once, or distances would outnumber all else
     for facts in asked:
-        if told < _A_PICTURE and (winner := _winner(scene, facts)):
-            told += 1
+        if len(told) < _A_PICTURE and facts["way"] not in told and (winner := _winner(scene, facts)):
+            told.add(facts["way"])
             yield {"target": winner.id, **facts}
 
 

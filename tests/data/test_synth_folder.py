@@ -64,9 +64,10 @@ def test_boxes_that_a_question_shows_are_spelled_in_the_prompt(records, name):
     assert {record.task for record in shown} == {"name_region"} and len(shown) > 5
     for record, tokens in zip(shown, builder.prompts(shown), strict=True):
         asked = question_text(record, builder.dialect)
-        read = builder.dialect.decode(asked, record.size).boxes
-        assert len(read) == 1 and iou(read[0], record.question_boxes[0]) > 0.7
-        assert asked in processor.tokenizer.decode(tokens.ids) and "{box" not in asked
+        prompt = processor.tokenizer.decode(tokens.ids)  # the tiny tokenizer does not know every word, but all digits
+        for text in (asked, prompt):
+            (read,) = builder.dialect.decode(text, record.size).boxes
+            assert iou(read, record.question_boxes[0]) > 0.7 and "{box" not in text
 
 
 def test_pictures_have_the_size_that_is_written(records):

@@ -53,7 +53,7 @@ def scenes(draw):
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(scene=scenes(), language=st.sampled_from(["en", "ja"]), split=st.sampled_from(["train", "unseen"]))
 def test_what_is_told_passes_the_checker_and_never_contradicts_itself(scene, language, split):
     told = defaultdict(set)
@@ -71,7 +71,7 @@ def test_what_is_told_passes_the_checker_and_never_contradicts_itself(scene, lan
     assert all(len(answers) == 1 for answers in told.values()), {k: v for k, v in told.items() if len(v) > 1}
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(scene=scenes(), other=scenes())
 def test_facts_of_another_picture_are_refused_or_told_by_the_rules(scene, other):
     """`tell` never trusts its facts: no exception, no box out of the picture."""

@@ -14,7 +14,7 @@ from synth.shard import scene_records
 from synth.sources.rendered import RenderedSource
 from synth.tasks import TASKS
 
-PICTURES = 12
+PICTURES = 8
 
 
 def made(language: str):

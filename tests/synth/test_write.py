@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -160,11 +161,8 @@ def test_a_second_split_joins_the_folder_and_keeps_the_first(tmp_path):
 def test_an_interrupted_run_keeps_finished_shards_and_ends_as_if_never_interrupted(made, tmp_path, monkeypatch):
     out = tmp_path / "d"
     with monkeypatch.context() as patch:
-        patch.setitem(
-            SOURCES,
-            "rendered",
-            Kind(lambda s, work: Stumbling(3, KeyboardInterrupt()), SOURCES["rendered"].fingerprint),
-        )
+        stumbling = replace(SOURCES["rendered"], open=lambda s, work: Stumbling(3, KeyboardInterrupt()))
+        patch.setitem(SOURCES, "rendered", stumbling)
         with pytest.raises(KeyboardInterrupt):
             synth.make(settings(out))
     assert not (out / "manifest.json").exists()
