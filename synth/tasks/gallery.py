@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from synth.languages import LANGUAGES, load_pack
-from synth.scene import Caption, Obj, Region, Relation, Scene
+from synth.scene import Caption, Obj, Question, Region, Relation, Scene
 from synth.sources.rendered import RenderedOptions, RenderedSource
 from synth.tasks.base import TASKS, Draft
 
@@ -81,4 +81,10 @@ def _annotated(*, complete: bool = True) -> Scene:
         index=0, width=640, height=480, objects=objects, image_bytes=lambda: (b"", "jpg"), source="annotated",
         licence="none", complete=complete, vocabulary=("man", "horse", "dog", "hat", "cat"),
         relations=[Relation(subject=0, predicate="wearing", object=3)], regions=regions, captions=[english, japanese],
+        questions=[
+            Question(
+                text="What does the man wear?",
+                steps=(("The man is at {box:0}.", (0,)), ("On him is a hat at {box:0}.", (3,))), answer="The man wears a hat.",
+            )
+        ],
     )  # fmt: skip

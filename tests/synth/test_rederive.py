@@ -19,7 +19,7 @@ from tests.synth import oracle
 
 # Not told of rendered pictures (tests/synth/test_scenes_by_hand.py), or text alone, or one sentence per object of
 # what `where` and `measure` are asked about.
-NOT_HERE = {"predicate", "describe_region", "find_region", "refer", "nearer", "in_front"}
+NOT_HERE = {"predicate", "describe_region", "find_region", "refer", "nearer", "in_front", "teacher_steps"}
 NOT_ASKED = {"numbers", "words", "places", "sizes"}
 SETS = {  # pictures, what they are like
     "train": (200, RenderedOptions()),

@@ -131,7 +131,9 @@ def test_every_wording_of_the_pack_passes_as_it_is_and_no_other_question_passes_
         texts = [{"question": r["question"], "steps": [s["text"] for s in r["steps"]]} for r in rows]
         for row, text in zip(rows, texts, strict=True):
             assert list(complaints(text, text, row["answer"], terms, "en")) == [], text
-        for (row, old), (other, new) in itertools.permutations(zip(rows, texts, strict=True), 2):
+        # Questions that show boxes differ by these alone, and an engine cannot touch them.
+        told = [pair for pair in zip(rows, texts, strict=True) if not pair[0]["question_boxes"]]
+        for (row, old), (other, new) in itertools.permutations(told, 2):
             if row["question"] != other["question"] and row["answer"] != other["answer"]:
                 tried += 1
                 passed += not list(complaints(old, new, row["answer"], terms, "en"))

@@ -116,11 +116,11 @@ def quiet():
     return Console(file=StringIO(), width=200)
 
 
-def settings(out, url, folder, **changes):
+def settings(out, url, pictures, **changes):
     llm = {"url": url, "model": "m", "max_tries": 2, "backoff": 0.01, "timeout": 20.0, **changes.pop("llm", {})}
     defaults = {
         "out": str(out), "source": "pictures", "engine": "teacher", "llm": LlmOptions(**llm), "split": "all",
-        "folder": FolderOptions(path=str(folder), licence="mine"), "shard_size": 3,
+        "folder": FolderOptions(path=str(pictures), licence="mine"), "shard_size": 3,
         "teacher": TeacherOptions(**{"questions": 5, **changes.pop("teacher", {})}),
     }  # fmt: skip
     return synth.Settings(**{**defaults, **changes})
@@ -328,7 +328,8 @@ def test_bad_picture_files_are_quarantined_and_never_sent(folder, tmp_path):
 
 def test_any_source_can_be_read_by_a_teacher_instead_of_its_own_annotations(folder, tmp_path):
     with serving(Seeing(folder[1])) as server:
-        made = settings(tmp_path / "d", server.url, "", source="rendered", split="train", size=4, task="find_one")
+        own = {"source": "rendered", "folder": FolderOptions()}
+        made = settings(tmp_path / "d", server.url, "", **own, split="train", size=4, task="find_one")
         synth.make(made, console=quiet())
     assert {row["source"] for row in rows(tmp_path / "d")} == {"teacher"}
     assert all(o["confidence"] for p in rows(tmp_path / "d", "images") for o in p["objects"])
@@ -337,7 +338,7 @@ def test_any_source_can_be_read_by_a_teacher_instead_of_its_own_annotations(fold
 def test_splits_part_a_folder_by_file_name(folder):
     parts = {}
     for split in ("train", "val", "all"):
-        source = synth.sources.SOURCES["pictures"].open(settings("d", "", folder[0], split=split))
+        source = synth.sources.SOURCES["pictures"].open(settings("d", "", folder[0], split=split), Path("unused"))
         parts[split] = [source.scene(k, split, 0).file for k in range(len(source))]
     assert sorted(parts["train"] + parts["val"]) == parts["all"] and len(parts["all"]) == NUMBER
 
