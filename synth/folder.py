@@ -19,8 +19,9 @@ from synth.sources import source_kind
 PARTIAL = ".partial"  # shards of unfinished splits
 _PACKAGE = Path(__file__).parent
 _CONTENT = (  # code that decides content
-    "assets", "check.py", "compose.py", "engines", "languages", "quality/even.py",
-    "quality/evaluation_set.py", "quality/gate.py", "quality/hashes.py", "quality/near.py", "record.py", "render.py", "scene.py", "shard.py", "sources", "tasks",
+    "assets", "check.py", "compose.py", "engines", "languages", "quality/even.py", "quality/evaluation_set.py",
+    "quality/gate.py", "quality/hashes.py", "quality/near.py", "record.py", "render.py", "scene.py", "shard.py",
+    "sources", "tasks",
 )  # fmt: skip
 
 

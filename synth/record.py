@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -111,7 +112,7 @@ def make_record(
         "steps": [{"text": s.text, "boxes": _floats(s.boxes), "objects": list(s.objects)} for s in draft.steps],
         "answer": draft.answer, "boxes": _floats(draft.boxes), "phrase": draft.phrase, "task": task, "kind": kind,
         "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
-        "facts": json.dumps(facts, ensure_ascii=False), "language": language, "engine": "template",
+        "facts": _as_json(facts), "language": language, "engine": "template",
         "question_boxes": _floats(draft.question_boxes), "difficulty": draft.difficulty,
     }  # fmt: skip
 
@@ -130,27 +131,37 @@ def check_record(record: dict, width: int, height: int) -> None:
         )  # fmt: skip
 
 
-def _faults(record: dict, width: int, height: int):
-    if record["kind"] not in ("grounding", "understanding"):
-        yield f"kind is {record['kind']!r}, neither 'grounding' nor 'understanding'"
+def _faults(record: dict, width: int, height: int) -> Iterator[str]:
+    kind, shown = record["kind"], record["question_boxes"]
+    if kind not in ("grounding", "understanding"):
+        yield f"kind is {kind!r}, neither 'grounding' nor 'understanding'"
     if not record["question"].strip() or not record["answer"].strip():
         yield "question or answer is empty"
-    shown = record["question_boxes"]
-    for k in sorted(set(range(len(shown))) - set(map(int, PLACEHOLDER.findall(record["question"])))):
-        yield f"the question never points at its box {k}"
-    parts = [("question", record["question"], shown), ("answer", record["answer"], record["boxes"])]
-    parts += [(f"step {n}", step["text"], step["boxes"]) for n, step in enumerate(record["steps"], 1)]
-    for where, text, boxes in parts:
+    if shown:
+        for k in sorted(set(range(len(shown))) - set(map(int, PLACEHOLDER.findall(record["question"])))):
+            yield f"the question never points at its box {k}"
+    bare = kind == "understanding" or not record["image_id"]
+    yield from _part_faults("question", record["question"], shown, bare, width, height)
+    yield from _part_faults("answer", record["answer"], record["boxes"], bare, width, height)
+    for n, step in enumerate(record["steps"], 1):
+        yield from _part_faults(f"step {n}", step["text"], step["boxes"], bare, width, height)
+
+
+def _part_faults(where: str, text: str, boxes: list, bare: bool, width: int, height: int) -> Iterator[str]:
+    if "{" in text:
         for index in map(int, PLACEHOLDER.findall(text)):
             if index >= len(boxes):
                 yield f"{where} points at box {index} of {len(boxes)}"
-        for box in boxes:
-            if len(box) != 4 or not all(map(math.isfinite, box)):
-                yield f"{where} has a box that is not four finite numbers: {box}"
-            elif not (-_EDGE <= box[0] < box[2] <= width + _EDGE and -_EDGE <= box[1] < box[3] <= height + _EDGE):
-                yield f"{where} has a box that is empty or outside the {width} x {height} picture: {box}"
-        if boxes and (record["kind"] == "understanding" or not record["image_id"]):
-            yield f"{where} has boxes, yet the row is about understanding or has no picture"
+    for box in boxes:
+        if len(box) != 4 or not all(map(math.isfinite, box)):
+            yield f"{where} has a box that is not four finite numbers: {box}"
+        elif not (-_EDGE <= box[0] < box[2] <= width + _EDGE and -_EDGE <= box[1] < box[3] <= height + _EDGE):
+            yield f"{where} has a box that is empty or outside the {width} x {height} picture: {box}"
+    if boxes and bare:
+        yield f"{where} has boxes, yet the row is about understanding or has no picture"
+
+
+_as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps would make it for every record
 
 
 def _floats(boxes: Any) -> list[list[float]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 Box = tuple[float, float, float, float]
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class Obj:
-    """One thing in a picture.
+    """One thing in a picture; it is not changed once made, so what is derived of it is derived once.
 
     ``box`` is the visible extent, xyxy, in original pixels; ``mask`` the visible pixels as a boolean (height, width)
     array when the source knows them, or what makes it when called (see ``pixels``);
@@ -34,7 +35,7 @@ class Obj:
     confidence: float | None = None
     between: str = " "  # what a language writes between colour and name
 
-    @property
+    @cached_property
     def phrase(self) -> str:
         """How a person names this object without looking at the others: colour, then name."""
         colour = self.attributes.get("colour")
@@ -44,20 +45,20 @@ class Obj:
         """The mask, drawn now if the source has only its outline."""
         return self.mask() if callable(self.mask) else self.mask
 
-    @property
+    @cached_property
     def centre(self) -> tuple[float, float]:
         x1, y1, x2, y2 = self.box
         return (x1 + x2) / 2, (y1 + y2) / 2
 
-    @property
+    @cached_property
     def width(self) -> float:
         return self.box[2] - self.box[0]
 
-    @property
+    @cached_property
     def height(self) -> float:
         return self.box[3] - self.box[1]
 
-    @property
+    @cached_property
     def area(self) -> float:
         return self.width * self.height
 
@@ -100,11 +101,12 @@ class Question:
     answer: str
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class Scene:
     """A picture with its objects; ``image_bytes`` yields the encoded file and its extension only when asked.
 
-    ``file`` is the picture's path relative to the source's ``root``, empty for a drawn one.
+    It is not changed once made: every task asks of it who is called what, and that is looked up once. ``file`` is the
+    picture's path relative to the source's ``root``, empty for a drawn one.
     """
 
     index: int
@@ -124,25 +126,49 @@ class Scene:
     file: str = ""
     colours: tuple[str, ...] = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
 
+    @cached_property
+    def _by_id(self) -> dict[int, Obj]:
+        return {obj.id: obj for obj in reversed(self.objects)}
+
+    @cached_property
+    def _called(self) -> dict[str, list[Obj]]:
+        called: dict[str, list[Obj]] = {}
+        for obj in self.objects:
+            for phrase in {obj.name, obj.phrase}:
+                called.setdefault(phrase, []).append(obj)
+        return called
+
+    @cached_property
+    def _phrases(self) -> dict[int, str]:
+        return {id(obj): self._phrase_for(obj) for obj in self.objects}
+
+    @cached_property
+    def remembered(self) -> dict:
+        """What functions about this scene have found, for the next caller (`synth/tasks/space.py`)."""
+        return {}
+
     def by_id(self, id: int) -> Obj | None:
         """Return the object with that id, or None."""
-        return next((obj for obj in self.objects if obj.id == id), None)
+        return self._by_id.get(id)
+
+    def named(self, phrase: str) -> list[Obj]:
+        """All objects that ``phrase`` (a name, or colour and name) could mean, in their order."""
+        return list(self._called.get(phrase, ()))
 
     def phrase_for(self, obj: Obj) -> str:
         """Return the shortest phrase that means this object alone, or nothing when there is none.
 
         In a scene that is not complete a thing whose colour nobody wrote down may well have that colour.
         """
+        return self._phrases[id(obj)]
+
+    def unique_phrases(self) -> list[tuple[str, Obj]]:
+        """Return every object that a phrase means alone, with its shortest such phrase."""
+        return [(phrase, obj) for obj in self.objects if (phrase := self._phrases[id(obj)])]
+
+    def _phrase_for(self, obj: Obj) -> str:
         if len(self.named(obj.name)) == 1:
             return obj.name
         alike = [o for o in self.named(obj.phrase) if o is not obj]
         unsure = not self.complete and any(o.name == obj.name and "colour" not in o.attributes for o in self.objects)
         return "" if alike or unsure else obj.phrase
-
-    def named(self, phrase: str) -> list[Obj]:
-        """All objects that ``phrase`` (a name, or colour and name) could mean."""
-        return [o for o in self.objects if phrase in (o.name, o.phrase)]
-
-    def unique_phrases(self) -> list[tuple[str, Obj]]:
-        """Return every object that a phrase means alone, with its shortest such phrase."""
-        return [(phrase, obj) for obj in self.objects if (phrase := self.phrase_for(obj))]

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import random
+from functools import cache
+from string import Formatter
 
 from synth.languages.grammar import Words
 from synth.languages.pack import Pack
 
 UNSEEN = "unseen"  # the split that only uses wordings which no other split has
-
-
-class _Place:
-    """`{box:1}` of a wording becomes `{box:1}` of the record: dialects put the numbers in, much later."""
-
-    def __format__(self, spec: str) -> str:
-        return f"{{box:{spec}}}"
-
-
-_PLACE = _Place()
 
 
 class Say:
@@ -50,12 +42,37 @@ class Say:
         return self.pack.word.listing(parts)
 
     def _fill(self, text: str, values: dict) -> str:
+        template, inflected = _template(text)
         word = self.pack.word
-        said = {
-            name: word(value) if type(value) is str else Words(map(word, value)) if type(value) is list else value
-            for name, value in values.items()
-        }
-        return text.format(box=_PLACE, **said)
+        said = dict(values)
+        for name, value in values.items():
+            if type(value) is list:
+                said[name] = Words(map(word, value))
+        for slot, name, spec in inflected:
+            value = said[name]
+            said[slot] = format(word(value) if type(value) is str else value, spec)
+        return template.format(**said)
+
+
+@cache
+def _template(text: str) -> tuple[str, tuple[tuple[str, str, str], ...]]:
+    """(what ``str.format`` fills quickly, its slots that need grammar); a place stays in the text as it is.
+
+    >>> _template("Is {p:a} at {box:0}?")
+    ('Is {p__a} at {{box:0}}?', (('p__a', 'p', 'a'),))
+    """
+    parts, inflected = [], {}
+    for literal, name, spec, _ in Formatter().parse(text):
+        parts.append(literal.replace("{", "{{").replace("}", "}}"))
+        if name == "box":  # dialects put the numbers in, much later
+            parts.append(f"{{{{box:{spec}}}}}")
+        elif name is not None and spec:
+            slot = f"{name}__{spec}"
+            inflected[slot] = (slot, name, spec)
+            parts.append(f"{{{slot}}}")
+        elif name is not None:
+            parts.append(f"{{{name}}}")
+    return "".join(parts), tuple(inflected.values())
 
 
 class SayAll(Say):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from synth.scene import Obj, Scene
@@ -31,14 +32,21 @@ def difficulty(scene: Scene | None, facts: Facts, draft: Draft) -> int:
     hops = min(len(draft.steps), 3)
     if scene is None:
         return 1 + hops
-    meant = _meant(scene, facts, draft)
-    alike = min(2, max((sum(o.name == m.name for o in scene.objects) - 1 for m in meant), default=0))
-    crowd = sum(len(scene.objects) >= many for many in _MANY)
-    share = min((m.area for m in meant), default=scene.width * scene.height) / (scene.width * scene.height)
-    return min(HARDEST, 1 + hops + alike + crowd + sum(share < small for small in _SMALL))
+    if "names" not in scene.remembered:
+        scene.remembered["names"] = Counter(o.name for o in scene.objects)
+    names, whole = scene.remembered["names"], scene.width * scene.height
+    most, least = 1, whole
+    for obj in _meant(scene, facts, draft):
+        most, least = max(most, names[obj.name]), min(least, obj.area)
+    crowd = len(scene.objects)
+    hard = 1 + hops + min(2, most - 1) + (crowd >= _MANY[0]) + (crowd >= _MANY[1])
+    return min(HARDEST, hard + (least < _SMALL[0] * whole) + (least < _SMALL[1] * whole))
 
 
 def _meant(scene: Scene, facts: Facts, draft: Draft) -> list[Obj]:
-    ids = {facts[key] for key in _IDS if key in facts} | set(facts.get("of", ()))
-    boxes = {tuple(box) for box in (*draft.boxes, *draft.question_boxes, *(b for s in draft.steps for b in s.boxes))}
+    ids = {facts[key] for key in _IDS if key in facts}
+    ids.update(facts.get("of", ()))
+    boxes = {*draft.boxes, *draft.question_boxes}
+    for step in draft.steps:
+        boxes.update(step.boxes)
     return [o for o in scene.objects if o.id in ids or o.box in boxes]

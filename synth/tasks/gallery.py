@@ -84,7 +84,8 @@ def _annotated(*, complete: bool = True) -> Scene:
         questions=[
             Question(
                 text="What does the man wear?",
-                steps=(("The man is at {box:0}.", (0,)), ("On him is a hat at {box:0}.", (3,))), answer="The man wears a hat.",
+                steps=(("The man is at {box:0}.", (0,)), ("On him is a hat at {box:0}.", (3,))),
+                answer="The man wears a hat.",
             )
         ],
     )  # fmt: skip

@@ -52,10 +52,14 @@ def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -
     """
     if name is None and not scene.complete:
         return None
-    k, sign = AXIS[side]
-    among = [o for o in scene.objects if o is not anchor and name in (None, o.name)]
-    loose = [o for o in among if sign * (o.centre[k] - anchor.centre[k]) > 0]
-    return loose[0] if len(loose) == 1 and lies(loose[0], side, anchor) else None
+    key = ("only_one_on", side, anchor.id, name)  # asked once to propose, and once more to tell
+    if key not in scene.remembered:
+        k, sign = AXIS[side]
+        here = anchor.centre[k]
+        among = scene.objects if name is None else scene.named(name)
+        loose = [o for o in among if o is not anchor and o.name == (name or o.name) and sign * (o.centre[k] - here) > 0]
+        scene.remembered[key] = loose[0] if len(loose) == 1 and lies(loose[0], side, anchor) else None
+    return scene.remembered[key]
 
 
 def beside(scene: Scene, name: str | None = None) -> Iterator[Facts]:

@@ -22,7 +22,9 @@ def bands(scene, obj) -> tuple[str, str]:
 
 
 def _parts(scene) -> dict[int, tuple[str, str]]:
-    return {o.id: bands(scene, o) for o in scene.objects if all(bands(scene, o))}
+    if "parts" not in scene.remembered:
+        scene.remembered["parts"] = {o.id: part for o in scene.objects if all(part := bands(scene, o))}
+    return scene.remembered["parts"]
 
 
 @task(
