@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from synth.commands import COMMANDS
 from synth.errors import SettingsError, SynthError, nearest
-from synth.quality.commands import COMMANDS
 from synth.settings import Settings
 from synth.sources import AUTO, SOURCES
 from synth.tasks import TASKS
@@ -63,11 +63,8 @@ def usage() -> str:
     """Return the help text: every setting with its default, every task and source."""
     keys = _keys(Settings)
     width = max(map(len, keys))
-    ways = ["python -m synth [key=value ...]                            make a dataset folder"]
-    ways += ["python -m synth report FOLDER [--out FOLDER]               show what it holds: HTML, JSON and PNGs"]
-    ways += [
-        "python -m synth contamination FOLDER --against FOLDER      list pictures that an evaluation set holds too"
-    ]
+    ways = ["python -m synth [key=value ...]  make a dataset folder"]
+    ways += [f"python -m synth {name} --help  {command.does}" for name, command in COMMANDS.items()]
     lines = [*ways, "", *(f"  {key:{width}}  {text}" for key, text in keys.items()), ""]
     return "\n".join(
         [*lines, f"tasks:   {', '.join(sorted(TASKS))}", f"sources: {', '.join((AUTO, *sorted(SOURCES)))}"]
@@ -83,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         if command is not None:
-            return command.run(command.parser().parse_args(arguments[1:]))
+            return command.run(command.parser(arguments[0]).parse_args(arguments[1:]))
         make(settings_from(arguments))
     except SynthError as problem:
         print(f"synth: {problem}", file=sys.stderr)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from synth import engines
-from synth.errors import OutputExistsError, disk_trouble
+from synth.errors import OutputExistsError, SourceError, disk_trouble
 from synth.record import FORMAT
 from synth.settings import Settings
 from synth.sources import source_kind
@@ -73,6 +73,17 @@ def read_manifest(out: Path) -> dict | None:
         why="files that synth did not make are never touched, not even with overwrite=true",
         fix="choose another folder with out=..., or remove this one yourself",
     )
+
+
+def finished(folder: Path) -> dict:
+    """Return the manifest of a finished dataset folder; raises ``SourceError`` for any other."""
+    manifest = read_manifest(folder) if folder.is_dir() else None
+    if manifest is None or not manifest["finished"]:
+        raise SourceError(
+            f"{folder} is not a finished dataset folder", why="it has no manifest that says so",
+            fix="name the folder that python -m synth wrote with out=...",
+        )  # fmt: skip
+    return manifest
 
 
 def is_done(manifest: dict | None, out: Path, split: str, described: dict, *, overwrite: bool) -> bool:

@@ -60,6 +60,10 @@ class Settings:
     )
     shard_size: int = field(default=1000, metadata={"help": "pictures per file; an interrupted run resumes by file"})
     workers: int = field(default=1, metadata={"help": "processes; the number does not change the result"})
+    runner: str = field(
+        default="local",
+        metadata={"help": "where workers run: local processes, or ray (a cluster, or this machine); no other result"},
+    )
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
     images: str = field(
         default="embed",
@@ -129,6 +133,11 @@ class Settings:
             raise SettingsError(
                 f"grounding_share={share!r} is not a number from 0 to 1 or null", why="it is a share of the pictures",
                 fix="for example grounding_share=0.75",
+            )  # fmt: skip
+        if self.runner not in ("local", "ray"):
+            raise SettingsError(
+                f"runner={self.runner!r} is unknown", why="workers run as local processes or on Ray",
+                fix="runner=local or runner=ray",
             )  # fmt: skip
         if self.images not in ("embed", "link"):
             raise SettingsError(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from synth import folder as dataset_folder
-from synth.errors import OutputExistsError, SourceError, disk_trouble
+from synth.errors import OutputExistsError, disk_trouble
 from synth.sources.pictures import locate
 
 _INDEX = "index.json"  # written last: a folder with it is whole
@@ -31,12 +31,7 @@ def to_webdataset(data: Path, out: Path) -> dict[str, int]:
         SourceError: ``data`` is no finished dataset. OutputExistsError: ``out`` holds another dataset.
         OutputError: disk trouble.
     """
-    manifest = dataset_folder.read_manifest(data) if data.is_dir() else None
-    if manifest is None or not manifest["finished"]:
-        raise SourceError(
-            f"{data} is not a finished dataset folder", why="it has no manifest that says so",
-            fix="name the folder that python -m synth wrote with out=...",
-        )  # fmt: skip
+    manifest = dataset_folder.finished(data)
     origin = {"made_from": manifest["files"]}
     stamp = out / "origin.json"
     if out.exists() and any(out.iterdir()) and (not stamp.exists() or json.loads(stamp.read_text()) != origin):

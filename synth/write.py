@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from synth import engines, folder
 from synth.errors import SourceError, SynthError, disk_trouble
 from synth.quality.gate import Gate
+from synth.runners import RUNNERS
+from synth.runners.shown import Shown
 from synth.settings import Settings
-from synth.shard import make_shard, sha256_of
+from synth.shard import sha256_of
 from synth.sources import ENDLESS, FORMATS, Fault, detected, open_source
 
 _FAULTS_NAMED = 200  # rows named in the manifest; all are counted
@@ -70,7 +65,10 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     todo = [job for job in jobs if not _kept(work, job[0], final[job[0]])]
     if len(todo) < len(jobs):
         console.print(f"{out}: {len(jobs) - len(todo)} of {len(jobs)} shards are already made; going on")
-    _make_shards(settings, source, gate, todo, work, size, console)
+    before = size - sum(len(indices) for _, indices in todo)
+    with Shown(console, f"pictures ({settings.split})", size, before) as shown:
+        if todo:
+            RUNNERS[settings.runner](settings, source, gate, todo, work, shown)
     reports = [json.loads((work / f"{k}.json").read_text()) for k in range(num_shards)]
     entry = {"settings": described, "settings_hash": key, "size": size, **_sum(reports, getattr(source, "faults", ()))}
     if settings.images == "link":
@@ -112,76 +110,6 @@ def _kept(work: Path, k: int, final: dict[str, Path]) -> bool:
         if not any(place.exists() and sha256_of(place) == digest for place in places):
             return False
     return True
-
-
-def _make_shards(settings: Settings, source, gate: Gate, todo: list, work: Path, size: int, console: Console) -> None:
-    before = size - sum(len(indices) for _, indices in todo)
-    text = TextColumn("{task.description}")
-    columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(f"pictures ({settings.split})", total=size, completed=before)
-        if settings.workers == 1 or len(todo) <= 1:
-            for job in todo:
-                _one_shard(source, gate, settings, job, work, lambda n: progress.advance(bar, n))
-            return
-        # Spawned, not forked: forking a process that runs threads (rich, pyarrow, torch) can hang.
-        context = multiprocessing.get_context("spawn")
-        ticks, stop = context.Value("q", 0), context.Event()
-        workers = min(settings.workers, len(todo))
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (settings, gate, str(work), ticks, stop))
-        try:
-            pending = {pool.submit(_work, job) for job in todo}
-            while pending:
-                done, pending = wait(pending, timeout=0.3, return_when=FIRST_COMPLETED)
-                progress.update(bar, completed=before + ticks.value)
-                for future in done:
-                    future.result()
-        except BrokenProcessPool as problem:
-            raise SynthError(
-                "a worker process died", why="out of memory, or a script that calls synth.make when it is imported",
-                fix="try fewer workers; in a script call make() under if __name__ == '__main__'",
-            ) from problem  # fmt: skip
-        finally:
-            stop.set()  # after an error or Ctrl-C, shards in the making are dropped instead of waited for
-            pool.shutdown(cancel_futures=True)
-
-
-_worker: dict = {}  # what a worker process opens once and uses for all its shards
-
-
-class _Stopped(Exception):
-    """Raised in a worker to leave a shard that nobody waits for any more."""
-
-
-def _start_worker(settings: Settings, gate: Gate, work: str, ticks, stop) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    source = open_source(settings, Path(work))
-    _worker.update(settings=settings, gate=gate, work=Path(work), ticks=ticks, stop=stop, source=source)
-
-
-def _leave_with_parent() -> None:
-    """End this worker when the parent was killed; left alone it would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _work(job: tuple[int, range]) -> None:
-    def tick(n: int) -> None:
-        if _worker["stop"].is_set():
-            raise _Stopped
-        with _worker["ticks"].get_lock():
-            _worker["ticks"].value += n
-
-    _one_shard(_worker["source"], _worker["gate"], _worker["settings"], job, _worker["work"], tick)
-
-
-def _one_shard(source, gate: Gate, settings: Settings, job: tuple[int, range], work: Path, tick) -> None:
-    k, indices = job
-    records, images = work / f"{k}.records.parquet", work / f"{k}.images.parquet"
-    report = make_shard(source, gate, settings, indices, records, images, tick)
-    with disk_trouble(work):
-        folder.write_text(work / f"{k}.json", json.dumps(report))  # last: a shard with a report is a finished one
 
 
 def _sum(reports: list[dict], source_faults: Iterable[Fault]) -> dict:

@@ -12,7 +12,7 @@ import pytest
 from lynx_moe.cli import build_parser
 from lynx_moe.training.command import settings_from
 from synth.__main__ import settings_from as synth_settings_from
-from synth.quality.commands import COMMANDS as SYNTH_COMMANDS
+from synth.commands import COMMANDS as SYNTH_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -103,7 +103,7 @@ def check_python(rest: list[str]) -> None:
             overrides = [re.sub(r"^([^=\[]+)=([^\[,]+),.*$", r"\1=\2", word) for word in overrides]
         settings_from(ROOT / "conf", "train", overrides)
     elif rest[:2] == ["-m", "synth"] and rest[2:] and rest[2] in SYNTH_COMMANDS:
-        SYNTH_COMMANDS[rest[2]].parser().parse_args(rest[3:])
+        SYNTH_COMMANDS[rest[2]].parser(rest[2]).parse_args(rest[3:])
     elif rest[:2] == ["-m", "synth"]:
         synth_settings_from([word for word in rest[2:] if word != "--help"]).check()
     elif rest[:2] == ["-m", "venv"]:

@@ -4,11 +4,15 @@ import copy
 import json
 import random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+import synth
+from synth.__main__ import main
 from synth.check import faults, scene_from
 from synth.languages import LANGUAGES, load_pack
-from synth.record import make_picture
+from synth.record import RECORDS, make_picture
 from synth.settings import Settings
 from synth.shard import scene_records
 from synth.sources.rendered import RenderedSource
@@ -110,3 +114,20 @@ def test_every_pack_words_what_its_tasks_say():
         assert set(pack.tasks) <= set(TASKS)
         for name, entry in pack.tasks.items():
             assert set(entry) == set(english.tasks[name]), (language, name)
+
+
+def test_a_folder_is_checked_and_a_changed_table_is_found(tmp_path, capsys):
+    out = tmp_path / "data"
+    synth.make(Settings(out=str(out), size=6, task=["find_one", "count", "numbers"]))
+    assert main(["check", str(out)]) == 0
+    table = next((out / "records").glob("*.parquet"))
+    rows = pq.read_table(table).to_pylist()
+    found = next(row for row in rows if row["task"] == "find_one")
+    found["boxes"][0][0] += 2
+    next(row for row in rows if row["task"] == "numbers")["answer"] = "17 or so"
+    pq.write_table(pa.Table.from_pylist(rows, schema=RECORDS), table)
+    capsys.readouterr()
+    assert main(["check", str(out)]) == 1
+    told = capsys.readouterr().out
+    assert f"{found['id']}: boxes of the answer are" in told and "2 of them differ" in told
+    assert main(["check", str(tmp_path)]) == 1

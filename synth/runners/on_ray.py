@@ -1,0 +1,58 @@
+"""Shards on a Ray cluster: the same work, by Ray Data. The output folder must be one that every node can write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from synth.errors import SettingsError
+from synth.quality.gate import Gate
+from synth.runners.one import Job, one_shard
+from synth.runners.shown import Shown
+from synth.settings import Settings
+from synth.sources import Source, open_source
+
+
+class _Maker:
+    """What an actor opens once and uses for all its shards."""
+
+    def __init__(self, settings: Settings, gate: Gate, work: str) -> None:
+        self._settings, self._gate, self._work = settings, gate, Path(work)
+        self._source = open_source(settings, self._work)
+
+    def __call__(self, row: dict) -> dict:
+        job = (row["shard"], range(row["start"], row["stop"]))
+        report = one_shard(self._source, self._gate, self._settings, job, self._work, lambda n: None)
+        kept = ("counts", "quarantined", "rejected")
+        return {"pictures": row["stop"] - row["start"], **{name: list(report[name].items()) for name in kept}}
+
+
+def run_on_ray(settings: Settings, source: Source, gate: Gate, todo: list[Job], work: Path, shown: Shown) -> None:
+    """Make all shards of ``todo`` by ``settings.workers`` Ray actors, on a cluster that is there or a local one.
+
+    The cluster is the one that ``RAY_ADDRESS`` names, else this machine. Shards and their reports are the same files
+    as of one process, so a run may be interrupted here and finished there.
+    """
+    try:
+        import ray
+    except ImportError as problem:
+        raise SettingsError(
+            "runner=ray needs Ray", why="it is not installed", fix='pip install "lynx-moe[ray]", or runner=local'
+        ) from problem
+    started = not ray.is_initialized()
+    if started:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    try:
+        jobs = [{"shard": k, "start": indices.start, "stop": indices.stop} for k, indices in todo]
+        made = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map(
+            _Maker, fn_constructor_args=(settings, gate, str(work.resolve())), concurrency=settings.workers
+        )
+        for row in made.iter_rows():
+            shown.advance(row["pictures"])
+            shown.shard({name: dict(row[name]) for name in ("counts", "quarantined", "rejected")})
+    except ray.exceptions.RayTaskError as problem:
+        raise problem.cause from problem  # the error that a single process would have raised
+    finally:
+        if started:
+            ray.shutdown()
