@@ -165,4 +165,4 @@ _as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps 
 
 
 def _floats(boxes: Any) -> list[list[float]]:
-    return [[float(v) for v in box] for box in boxes]
+    return [list(map(float, box)) for box in boxes]

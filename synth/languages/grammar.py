@@ -6,33 +6,13 @@ A word of a template is a ``str`` that formats itself; a new language is one cla
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
-import inflect
+from synth.languages.english import plural, with_article
 
-_ENGLISH = inflect.engine()
-_SINGULAR = ("gas", "lens", "canvas", "atlas", "iris", "tennis")  # look like plurals, as "bus" does
 _PREPOSITIONS = frozenset(
     "above across against along around at behind below beneath beside between by in inside near next on outside over "
     "to under underneath with".split()
 )
-
-
-@lru_cache(maxsize=65536)
-def _article(phrase: str) -> str:
-    return _ENGLISH.a(phrase)
-
-
-@lru_cache(maxsize=65536)
-def _plural(name: str) -> str:
-    first, of, rest = name.partition(" of ")
-    if of:  # "glasses of water"
-        return f"{_plural(first)} of {rest}"
-    # Already a plural ("scissors", "skis", "jeans")? Made plural again it would be no word at all.
-    head, _, last = name.rpartition(" ")
-    if last.endswith("s") and not last.endswith(("ss", "us", "sis", *_SINGULAR)) and _ENGLISH.singular_noun(last):
-        return name
-    return f"{head} {_ENGLISH.plural_noun(last)}".lstrip()
 
 
 class Word(str):
@@ -63,9 +43,9 @@ class EnglishWord(Word):
 
     def __format__(self, spec: str) -> str:
         if spec == "a":
-            return _article(str(self))
+            return with_article(str(self))
         if spec == "plural":
-            return _plural(str(self))
+            return plural(str(self))
         return super().__format__(spec)
 
     @staticmethod
@@ -79,7 +59,7 @@ class EnglishWord(Word):
         words = predicate.lower().split()
         if words[:1] in (["is"], ["are"]):
             words = words[1:]
-        if not words or not all(word.isalpha() for word in words) or _plural(subject) == subject:
+        if not words or not all(word.isalpha() for word in words) or plural(subject) == subject:
             return ""
         if words[0] in _PREPOSITIONS or words[0].endswith("ing"):
             return " ".join(words if asked == "subject" else ["is", *words])

@@ -44,9 +44,15 @@ def difficulty(scene: Scene | None, facts: Facts, draft: Draft) -> int:
 
 
 def _meant(scene: Scene, facts: Facts, draft: Draft) -> list[Obj]:
-    ids = {facts[key] for key in _IDS if key in facts}
-    ids.update(facts.get("of", ()))
-    boxes = {*draft.boxes, *draft.question_boxes}
-    for step in draft.steps:
-        boxes.update(step.boxes)
-    return [o for o in scene.objects if o.id in ids or o.box in boxes]
+    if "by_box" not in scene.remembered:
+        by_box: dict = {}
+        for obj in scene.objects:
+            by_box.setdefault(obj.box, []).append(obj)
+        scene.remembered["by_box"] = by_box
+    by_box = scene.remembered["by_box"]
+    meant = [scene.by_id(facts[key]) for key in _IDS if key in facts]
+    meant += [scene.by_id(k) for k in facts.get("of", ())]
+    for boxes in (draft.boxes, draft.question_boxes, *(step.boxes for step in draft.steps)):
+        for box in boxes:
+            meant += by_box.get(box, ())
+    return [obj for obj in meant if obj is not None]
