@@ -55,14 +55,23 @@ class Canvas:
 
     def objects(self, names: list[str]) -> list[Obj]:
         """The cut-outs that are seen, with boxes and masks of what is seen of them."""
-        found = []
-        for number, name in enumerate(names):
-            mask = self.owner == number
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            if len(rows):
-                box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-                found.append(Obj(id=number, name=name, box=box, visible=self.visible(number), mask=mask))
-        return found
+        return visible_objects(self.owner, names, [self.visible(number) for number in range(len(names))])
+
+
+def visible_objects(owner: np.ndarray, names: list[str], visible: list[float]) -> list[Obj]:
+    """Return an object with box and mask for every number that is seen in ``owner``, a (height, width) array.
+
+    Args:
+        names, visible: name and seen share by number.
+    """
+    found = []
+    for number, name in enumerate(names):
+        mask = owner == number
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows):
+            box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+            found.append(Obj(id=number, name=name, box=box, visible=visible[number], mask=mask))
+    return found
 
 
 def _area_seen(coefficients: Coefficients, width: int, height: int) -> float:

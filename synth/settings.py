@@ -12,6 +12,7 @@ from synth.sources.options import FolderOptions
 from synth.sources.paste import PasteOptions
 from synth.sources.ranges import is_range
 from synth.sources.rendered import RenderedOptions
+from synth.sources.solid import SolidOptions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,6 +74,7 @@ class Settings:
         default_factory=FolderOptions, metadata={"help": "options of the sources that read an annotated folder"}
     )
     paste: PasteOptions = field(default_factory=PasteOptions, metadata={"help": "options of source=paste"})
+    solid: SolidOptions = field(default_factory=SolidOptions, metadata={"help": "options of source=solid"})
     rendered: RenderedOptions = field(default_factory=RenderedOptions, metadata={"help": "options of source=rendered"})
     engine: str = field(
         default="template",

@@ -16,6 +16,7 @@ from synth.sources.format import Format
 from synth.sources.formats import FORMATS, detect
 from synth.sources.paste import PasteOptions, PasteSource, grounds_digest
 from synth.sources.rendered import RenderedSource
+from synth.sources.solid import SolidSource
 from synth.sources.unlabelled import PicturesSource, pictures_fingerprint
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ SOURCES: dict[str, SourceKind] = {
     "rendered": SourceKind(
         lambda settings, work: RenderedSource(settings.rendered), lambda settings: asdict(settings.rendered)
     ),
+    "solid": SourceKind(lambda settings, work: SolidSource(settings.solid), lambda settings: asdict(settings.solid)),
     "paste": SourceKind(_open_paste, _paste_fingerprint),
     **{name: _annotated(name, form) for name, form in FORMATS.items()},
     "pictures": SourceKind(
@@ -90,7 +92,12 @@ SOURCES: dict[str, SourceKind] = {
 
 
 # Which sources use a group of options.
-_GROUPS = {"folder": (AUTO, *FORMATS, "paste", "pictures"), "rendered": ("rendered",), "paste": ("paste",)}
+_GROUPS = {
+    "folder": (AUTO, *FORMATS, "paste", "pictures"),
+    "rendered": ("rendered",),
+    "paste": ("paste",),
+    "solid": ("solid",),
+}
 
 
 def source_kind(name: str) -> SourceKind:

@@ -34,7 +34,7 @@ EXCEPTIONS = {
     "lynx_moe/grounding/grounder.py": {"families", "data", "evaluation", "loading"},
 }
 HEAVY_HOMES = {"peft": "lynx_moe/adapter/"}
-ONE_IMPORTER = ["deepspeed", "bitsandbytes", "gradio", "ray", "httpx2"]
+ONE_IMPORTER = ["deepspeed", "bitsandbytes", "gradio", "ray", "httpx2", "pybullet"]
 
 
 def room(path: str) -> str:
