@@ -72,16 +72,18 @@ class AnnotatedSource:
             work.mkdir(parents=True, exist_ok=True)
             share = VAL_FRACTION if options.val_fraction is None else options.val_fraction
             with _reading(options):
-                build(path, form.read(folder, work), share)
+                read = form.pictures(folder).read if options.look_alikes else None
+            build(path, form.read(folder, work), share, read)
         self.name, self._licence = name, options.licence
         self._index = Index(path, None if split == "all" else "val" if split == "unseen" else one_name(split))
         if form.own_splits:
             divided = self._index.divided()
-            if options.val_fraction is not None and not divided:
-                raise SettingsError(
-                    f"source={name} has its own splits here", why="every picture says which split it belongs to",
-                    fix="leave folder.val_fraction out",
-                )  # fmt: skip
+            for option in ("val_fraction", "look_alikes"):
+                if getattr(options, option) is not None and not divided:
+                    raise SettingsError(
+                        f"source={name} has its own splits here", why="every picture says which split it belongs to",
+                        fix=f"leave folder.{option} out",
+                    )  # fmt: skip
             _require_split(name, split, {*self._index.splits(), *(_DIVIDED if divided else ())})
         self.vocabulary = self._index.names()
         self._pictures = form.pictures(folder)

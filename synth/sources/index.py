@@ -7,15 +7,17 @@ sorts them by file name.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from synth.errors import OutputError, disk_trouble
 from synth.sources.annotation import Annotated, Outline, Vocabulary, check, pack, unpack, whole_size
-from synth.sources.fault import Fault
+from synth.sources.fault import Fault, PictureFault
+from synth.sources.pictures import size_of, upright
 
 _SAME_SPLIT = {"valid": "val", "validation": "val", "dev": "val"}
 _SCHEMA = """
@@ -38,13 +40,38 @@ def split_of(file_name: str, val_fraction: float) -> str:
     return "val" if draw < val_fraction else "train"
 
 
+def look_alikes(files: Iterable[str], read: Callable[[str], bytes]) -> Iterator[tuple[str, str]]:
+    """Yield (file, name of its group) of every picture that looks like one with a smaller name.
+
+    ``split_of`` of the group instead of the file keeps them together. What cannot be read looks like nothing.
+    """
+    from synth.quality.hashes import look_of
+    from synth.quality.near import groups
+
+    def hashes() -> Iterator[tuple[str, int]]:
+        for file in files:
+            try:
+                data = read(file)
+                yield file, look_of(upright(data, size_of(io.BytesIO(data), file), file)[0]).near
+            except PictureFault:
+                continue
+
+    return ((file, group) for file, group in groups(hashes()).items() if file != group)
+
+
 def one_name(split: str) -> str:
     """Return the split's name as we say it: "valid", "validation" and "dev" are "val"."""
     return _SAME_SPLIT.get(split, split)
 
 
-def build(path: Path, items: Iterable[Annotated | Fault | Vocabulary], val_fraction: float) -> None:
-    """Write the index of what a reader yields to ``path``; it appears whole or not at all."""
+def build(
+    path: Path, items: Iterable[Annotated | Fault | Vocabulary], val_fraction: float,
+    read: Callable[[str], bytes] | None = None,
+) -> None:  # fmt: skip
+    """Write the index of what a reader yields to ``path``; it appears whole or not at all.
+
+    With ``read``, which returns a picture's bytes, pictures that look alike are put into train or val together.
+    """
     with disk_trouble(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -58,6 +85,11 @@ def build(path: Path, items: Iterable[Annotated | Fault | Vocabulary], val_fract
             connection.executescript(_SCHEMA)
             connection.execute("BEGIN")
             _fill(connection, items, val_fraction)
+            if read is not None:
+                files = connection.execute("SELECT DISTINCT file FROM pictures WHERE NOT own ORDER BY file").fetchall()
+                for file, group in look_alikes((file for (file,) in files), read):
+                    split = split_of(group, val_fraction)
+                    connection.execute("UPDATE pictures SET split = ? WHERE file = ? AND NOT own", (split, file))
             connection.execute("COMMIT")
             connection.executescript(_ORDER)
         finally:

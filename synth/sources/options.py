@@ -8,7 +8,7 @@ from pathlib import Path
 
 from synth.errors import SettingsError, SourceError
 
-ALWAYS = ("path", "val_fraction", "licence")  # what every format uses
+ALWAYS = ("path", "val_fraction", "look_alikes", "licence")  # what every format uses
 VAL_FRACTION = 0.1
 
 
@@ -32,6 +32,10 @@ class FolderOptions:
     val_fraction: float | None = field(
         default=None,
         metadata={"help": f"share of pictures in split=val by file name, 0 to 1; null: {VAL_FRACTION}, or own splits"},
+    )
+    look_alikes: bool | None = field(
+        default=None,
+        metadata={"help": "true: pictures that look alike are never parted between train and val; opens all"},
     )
     licence: str = field(default="unknown", metadata={"help": "licence of pictures whose annotation names none"})
 

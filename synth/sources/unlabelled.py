@@ -11,7 +11,7 @@ from pathlib import Path
 from synth.errors import SettingsError, SourceError
 from synth.scene import Scene
 from synth.sources.fault import Fault, PictureFault
-from synth.sources.index import split_of
+from synth.sources.index import look_alikes, split_of
 from synth.sources.options import VAL_FRACTION, FolderOptions, check_options
 from synth.sources.pictures import SUFFIXES, PictureFolder, upright
 
@@ -44,7 +44,9 @@ class PicturesSource:
         self._folder, self._licence = PictureFolder(self.root), options.licence
         wanted, share = _PICTURES_OF.get(split), options.val_fraction
         share = VAL_FRACTION if share is None else share
-        self._pictures = [f for f in _files(options) if wanted in (None, split_of(f, share))]
+        files = _files(options)
+        group = dict(look_alikes(files, self._folder.read)) if options.look_alikes else {}
+        self._pictures = [file for file in files if wanted in (None, split_of(group.get(file, file), share))]
         self.faults: list[Fault] = []
 
     def __len__(self) -> int:

@@ -52,10 +52,9 @@ def test_what_is_nearer_covers_what_is_farther(source):
             if hidden.visible > 0.9:
                 continue
             x1, y1, x2, y2 = hidden.box
-            over = [
-                o for o in objects
-                if o is not hidden and o.box[0] < x2 + 2 and x1 - 2 < o.box[2] and o.box[1] < y2 + 2 and y1 - 2 < o.box[3]
-            ]  # fmt: skip
+            others = [o for o in objects if o is not hidden]
+            beside = [o for o in others if o.box[0] < x2 + 2 and x1 - 2 < o.box[2]]
+            over = [o for o in beside if o.box[1] < y2 + 2 and y1 - 2 < o.box[3]]
             if over:
                 covered += 1
                 assert min(o.depth for o in over) < hidden.depth + 0.1, index
