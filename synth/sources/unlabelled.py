@@ -11,7 +11,7 @@ from pathlib import Path
 from synth.errors import SettingsError, SourceError
 from synth.scene import Scene
 from synth.sources.fault import Fault, PictureFault
-from synth.sources.index import split_of
+from synth.sources.index import as_text, is_text, split_of
 from synth.sources.options import VAL_FRACTION, FolderOptions, check_options
 from synth.sources.pictures import SUFFIXES, PictureFolder, upright
 
@@ -44,8 +44,10 @@ class PicturesSource:
         self._folder, self._licence = PictureFolder(self.root), options.licence
         wanted, share = _PICTURES_OF.get(split), options.val_fraction
         share = VAL_FRACTION if share is None else share
-        self._pictures = [f for f in _files(options) if wanted in (None, split_of(f, share))]
-        self.faults: list[Fault] = []
+        files = _files(options)
+        named = [f for f in files if is_text(f)]
+        self._pictures = [f for f in named if wanted in (None, split_of(f, share))]
+        self.faults = [Fault("file name that is not Unicode", as_text(f)) for f in files if not is_text(f)]
 
     def __len__(self) -> int:
         return len(self._pictures)
