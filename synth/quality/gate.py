@@ -32,8 +32,9 @@ class Gate:
         if self._licences is not None and scene.licence not in self._licences:
             raise PictureFault("licence not allowed", f"{name}: {scene.licence}")
         if self._evaluation is not None:
+            data, _ = scene.image_bytes()
             try:
-                found = self._evaluation.find(look_of(scene.image_bytes()[0]))
+                found = self._evaluation.find(look_of(data))
             except UNREADABLE:
                 raise PictureFault("unreadable picture", name) from None
             if found:
