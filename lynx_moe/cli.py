@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     block.add_argument("--experts", type=at_least_one, nargs="+", default=[2, 4, 8], help="default %(default)s")
     types = ("float32", "bfloat16", "float16")
     block.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=types, help="%(default)s")
-    block.add_argument("--width", type=at_least_one, default=4096, help="model's width (default %(default)s: a 7B base)")
+    block.add_argument("--width", type=at_least_one, default=4096, help="model's width (default %(default)s, of a 7B)")
     block.add_argument("--ffn-width", type=at_least_one, default=11008, help="of all experts together (%(default)s)")
     step = add("step", run_bench_step, "a whole training step against PEFT's LoRA with as many parameters")
     step.add_argument("path", nargs="?", default="pkg://lynx_moe.pocket/weights", help="a base VLM (%(default)s)")

@@ -1,4 +1,4 @@
-"""Command line: ``python -m synth [key=value ...]`` makes data; ``report`` and ``contamination`` look at it."""
+"""Command line: ``python -m synth [key=value ...]`` makes data; subcommands look at what is made."""
 
 from __future__ import annotations
 

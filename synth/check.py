@@ -27,7 +27,11 @@ def faults(record: dict, scene: Scene | None) -> Iterator[str]:
         yield f"there is no task {record['task']!r}"
         return
     say = SayAll(pack, task.name)
-    draft = task.draft(scene and pack.translate(scene), json.loads(record["facts"]), say)
+    try:
+        draft = task.draft(scene and pack.translate(scene), json.loads(record["facts"]), say)
+    except (LookupError, TypeError, ValueError, AttributeError) as problem:  # not facts of this task, or of no scene
+        yield f"its facts cannot be told: {problem!r}"
+        return
     if draft is None:
         yield "the picture does not bear out what is asked"
         return

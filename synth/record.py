@@ -70,18 +70,18 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     ``attributes`` is a JSON object; ``mask`` the visible pixels as run lengths in row order, background first (empty
     when the source has no mask); ``scene`` what else the scene says, as JSON: `synth.check.scene_from` reads it all.
     """
+    if link:
+        image = {"bytes": None, "path": scene.file}
+    else:  # before any mask is drawn: a picture that is not of the annotated size must not cost that much memory
+        data, extension = scene.image_bytes()
+        image = {"bytes": data, "path": f"{image_id.replace('/', '_')}.{extension}"}
     objects = [
         {"id": o.id, "name": o.name, "kind": o.kind, "box": [float(v) for v in o.box],
          "attributes": json.dumps(o.attributes), "traits": list(o.traits), "depth": o.depth, "confidence": o.confidence,
          "mask": [] if link or (mask := o.pixels()) is None else run_lengths(mask)}
         for o in scene.objects
     ]  # fmt: skip
-    if link:
-        image = {"bytes": None, "path": scene.file}
-    else:
-        data, extension = scene.image_bytes()
-        image = {"bytes": data, "path": f"{image_id.replace('/', '_')}.{extension}"}
-    said = {name: getattr(scene, name) for name in ("background", "complete", "vocabulary", "colours")}
+    said = {name: getattr(scene, name) for name in ("background", "complete", "exhaustive", "vocabulary", "colours")}
     said |= {name: [asdict(entry) for entry in getattr(scene, name)] for name in _LISTS}
     return {
         "image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects,
@@ -127,7 +127,7 @@ def check_record(record: dict, width: int, height: int) -> None:
     for fault in _faults(record, width, height):
         raise RecordError(
             f"record {record['id']!r}: {fault}", why=f"task {record['task']!r} broke the record format",
-            fix="correct the task's ask(); boxes get into text only as {box:0}, {box:1}, .. and are original pixels",
+            fix="correct the task's tell(); boxes get into text only as {box:0}, {box:1}, .. and are original pixels",
         )  # fmt: skip
 
 

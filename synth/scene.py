@@ -118,6 +118,7 @@ class Scene:
     licence: str
     background: str = ""
     complete: bool = True  # every object there is is listed; annotated photographs rarely promise that
+    exhaustive: bool = True  # of a name that is listed at all, every object is; else nothing is counted or ranked
     vocabulary: tuple[str, ...] = ()
     captions: list[Caption] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)

@@ -7,14 +7,14 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
-from PIL import Image
 
 from synth import folder as dataset_folder
-from synth.errors import OutputExistsError, disk_trouble
-from synth.sources.pictures import locate
+from synth.errors import OutputExistsError, SourceError, disk_trouble
+from synth.sources.fault import PictureFault
+from synth.sources.pictures import PictureFolder, upright
 
 _INDEX = "index.json"  # written last: a folder with it is whole
 
@@ -92,11 +92,26 @@ def _pictures(data: Path, name: str, root: Path | None) -> Iterator[tuple[str, t
             for obj in row["objects"]:
                 obj["attributes"] = json.loads(obj["attributes"])
             row["scene"] = json.loads(row["scene"])
-            encoded = picture["bytes"] if root is None else locate(root, picture["path"]).read_bytes()
-            with Image.open(io.BytesIO(encoded)) as image:
-                extension = {"JPEG": "jpg"}.get(image.format, image.format.lower())
+            size = row["width"], row["height"]
+            encoded, extension = _stored(picture) if root is None else _linked(root, picture["path"], size)
             key = image_id.replace("/", "_").replace(".", "_")
             yield key, (encoded, extension), {**row, "records": by_picture.pop(image_id)}
+
+
+def _stored(picture: dict) -> tuple[bytes, str]:
+    return picture["bytes"], PurePosixPath(picture["path"]).suffix[1:]
+
+
+def _linked(root: Path, file: str, size: tuple[int, int]) -> tuple[bytes, str]:
+    """The picture as synth would have stored it: in the frame of its boxes, which readers of tars do not look up."""
+    try:
+        return upright(PictureFolder(root).read(file), size, file)
+    except PictureFault as problem:
+        raise SourceError(
+            f"{root / file}: {problem.fault.reason}",
+            why="the data names its pictures instead of holding them",
+            fix="put the picture back, or make the data again with images=embed",
+        ) from None
 
 
 def _texts(data: Path, name: str) -> Iterator[tuple[str, None, dict]]:

@@ -40,7 +40,8 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
         console.print(f"{settings.folder.path}: read as source={settings.source}")
     out = Path(settings.out)
     gate = Gate(settings)
-    described = {**folder.describe(settings), "against": gate.fingerprint()}
+    # As a manifest gives it back: there a tuple is a list.
+    described = json.loads(json.dumps({**folder.describe(settings), "against": gate.fingerprint()}))
     key = folder.settings_hash(described)
     manifest = folder.read_manifest(out)
     if folder.is_done(manifest, out, settings.split, described, overwrite=settings.overwrite):

@@ -8,6 +8,8 @@ from PIL import Image, ImageOps
 
 from lynx_moe.errors import RecordError
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # as synth: others start programs (EPS)
+
 
 def open_linked(root: Path | None, name: str, size: tuple[int, int]) -> Image.Image:
     """The picture `name` below `root`, in the frame whose (width, height) is `size`, in RGB.
@@ -35,7 +37,7 @@ def open_linked(root: Path | None, name: str, size: tuple[int, int]) -> Image.Im
             f"no picture {path}", why="the data names pictures instead of holding them, and this one is gone",
             fix="load_records(..., pictures_root=FOLDER) when the pictures moved",
         )  # fmt: skip
-    with Image.open(path) as image:
+    with Image.open(path, formats=_FORMATS) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
     if size not in (upright.size, image.size):

@@ -51,11 +51,25 @@ def check(settings: Settings) -> None:
             why="its pictures have no annotations, and only a teacher can say what is in them",
             fix="engine=teacher, or an annotated source",
         )
+    users = {"llm": ("llm", "teacher"), "teacher": ("teacher",)}
+    for group, engines in users.items():
+        given = getattr(settings, group)
+        if settings.engine not in engines and given != type(given)():
+            raise SettingsError(
+                f"engine={settings.engine} has no options {group}.*", why="one is set, and would do nothing",
+                fix=f"leave it out, or choose an engine that has them: {', '.join(engines)}",
+            )  # fmt: skip
     if settings.engine == "template":
         return
     settings.llm.check(settings.engine)
     if settings.engine == "teacher":
         settings.teacher.check()
+        if settings.balance:
+            raise SettingsError(
+                "balance=true cannot be used with engine=teacher",
+                why="answers are counted before the first is written, and the teacher's are not known by then",
+                fix="leave balance out, and look at what python -m synth report says of the answers",
+            )
     else:
         load_guards(settings.language)
     needed_library()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from synth.engines.answers import Answers
 from synth.engines.options import LlmOptions
 from synth.errors import EngineError, SettingsError
+from synth.sources.index import is_text
 
 if TYPE_CHECKING:
     import httpx2
@@ -188,7 +189,9 @@ class Client:
         text = message.get("content")
         if text is None or text == "":
             return "", "empty answer"
-        return (text, "") if isinstance(text, str) else ("", "response of another form")
+        if not isinstance(text, str) or not is_text(text):
+            return "", "response of another form"
+        return ("", "answer repeats the key") if self._key and self._key in text else (text, "")  # spelled in escapes
 
 
 def needed_library():

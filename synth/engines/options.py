@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,6 +82,11 @@ class LlmOptions:
 
     def key(self) -> str:
         """Return the key out of the environment, or nothing; it is never stored and never shown."""
+        if self.key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
+            raise SettingsError(  # what was given is not repeated: it may be the key
+                "llm.key_env is not the name of an environment variable", why="it may hold letters, digits and _",
+                fix="export OPENAI_API_KEY=..., and llm.key_env=OPENAI_API_KEY; the key itself is no setting",
+            )  # fmt: skip
         key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
         if not key.isascii() or not key.isprintable() or " " in key:
             raise SettingsError(

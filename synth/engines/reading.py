@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 
 from synth.scene import Box
+from synth.sources.annotation import is_number
 
 _OPENS = {"{": "}", "[": "]"}
 _NUMBER = r"\s*-?\d{1,5}(?:\.\d{1,4})?\s*"
 BOX = re.compile(rf"\[({_NUMBER}),({_NUMBER}),({_NUMBER}),({_NUMBER})\]")
 _LINE = re.compile(rf"^[\s\-*\d.)]*(?P<name>[^\[\]:]+?)\s*(?::|\bat\b)?\s*(?P<box>{BOX.pattern})[\s.;,]*$")
+_LONGEST_LINE = 200  # characters: names are short, and a model that runs away writes spaces without end
 _SCALE = {"percent": 100.0, "permille": 1000.0}
 
 
@@ -23,7 +24,9 @@ def read_json(text: str) -> object:
     start = min(starts)
     end = text.rfind(_OPENS[text[start]])
     try:
-        return json.loads(text[start : end + 1], parse_constant=lambda name: None)
+        content = json.loads(text[start : end + 1], parse_constant=lambda name: None)
+        json.dumps(content, ensure_ascii=False).encode()  # escapes may spell halves of characters: no table holds them
+        return content
     except (ValueError, RecursionError):
         return None
 
@@ -39,7 +42,7 @@ def read_listing(text: str) -> list[tuple[str, object, str]] | None:
     if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
         return [(_text(row, "name", "label"), _first(row, "box", "bbox", "bbox_2d"), _text(row, "colour", "color"))
                 for row in rows]  # fmt: skip
-    lines = [match for line in text.splitlines() if (match := _LINE.match(line))]
+    lines = [match for line in text.splitlines() if len(line) <= _LONGEST_LINE and (match := _LINE.match(line))]
     return [(m["name"], list(map(float, BOX.search(m["box"]).groups())), "") for m in lines] or None
 
 
@@ -63,7 +66,7 @@ def read_box(written: object, coordinates: str, shown: tuple[int, int], size: tu
     """
     if not isinstance(written, (list, tuple)) or len(written) != 4:
         return None
-    if not all(type(v) in (int, float) and math.isfinite(v) for v in written):
+    if not all(map(is_number, written)):
         return None
     ends = shown if coordinates == "pixels" else (_SCALE[coordinates],) * 2
     x1, y1, x2, y2 = written

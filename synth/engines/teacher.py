@@ -122,8 +122,10 @@ class TeacherEngine(AskingEngine):
             box = read_box(written, self._options.coordinates, picture.size, (scene.width, scene.height))
             if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME or self._speaks(name):
                 self.rejected["object: no name"] += 1
+                unsure |= {asked for asked in known if asked in name}  # "cat 2", "black cats": there is a cat
             elif known and name not in known:
                 self.rejected["object: name not asked for"] += 1
+                unsure |= {asked for asked in known if asked in name}
             elif box is None:
                 self.rejected["object: no box inside the picture"] += 1
                 unsure.add(name)

@@ -52,15 +52,18 @@ def plural(name: str) -> str:
     >>> plural("wine glass"), plural("pair of skis"), plural("skis"), plural("fireman"), plural("knife")
     ('wine glasses', 'pairs of skis', 'skis', 'firemen', 'knives')
     """
-    first, of, rest = name.partition(" of ")
-    if of:
-        return f"{plural(first)} of {rest}"
+    for divider in (" of ", " ("):  # "bow (weapon)"
+        first, found, rest = name.partition(divider)
+        if found and first:
+            return f"{plural(first)}{found}{rest}"
     head, _, last = name.rpartition(" ")
     return f"{head} {_plural_word(last)}".lstrip()
 
 
 def _plural_word(word: str) -> str:
     lower = word.lower()
+    if lower in _MANY or (lower.endswith(("men", "women", "children", "people")) and lower not in _ONE_IN_MEN):
+        return word
     for one, many in _IRREGULAR.items():
         # "fireman" and "toothbrush mouse", yet not "human", "talisman" or a word that only ends so by chance
         if lower == one or (one in ("man", "woman", "child") and lower.endswith(one) and lower not in _NO_MEN):
@@ -76,6 +79,8 @@ def _plural_word(word: str) -> str:
     return word + "s"
 
 
+_MANY = frozenset(_IRREGULAR.values())
+_ONE_IN_MEN = frozenset("abdomen acumen cyclamen omen ramen regimen semen specimen stamen".split())
 _NO_MEN = frozenset("human german roman talisman shaman caiman ottoman".split())
 
 

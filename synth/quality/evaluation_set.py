@@ -13,8 +13,7 @@ from synth.errors import SourceError
 from synth.quality.hashes import UNREADABLE, Look, look_of
 from synth.quality.near import THRESHOLD, check_threshold
 from synth.quality.tables import Tables
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+from synth.sources.pictures import SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +88,6 @@ def _encoded(folder: Path) -> Iterator[tuple[str, object]]:
                 yield row["image_id"], tables.data(shard, row) or b""
         return
     root = folder.resolve()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
         if path.resolve().is_relative_to(root):  # a link may point anywhere
             yield path.relative_to(folder).as_posix(), path.read_bytes

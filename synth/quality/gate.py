@@ -29,11 +29,14 @@ class Gate:
     def check(self, scene: Any) -> None:
         """Raise ``PictureFault`` for a picture that must stay out; looks at the pixels only where it must."""
         name = scene.file or f"{scene.source}/{scene.index}"
-        if self._licences is not None and scene.licence not in self._licences:
+        allowed = self._licences
+        # A pasted picture has the licences of all its parts.
+        if allowed is not None and scene.licence not in allowed and not allowed.issuperset(scene.licence.split("; ")):
             raise PictureFault("licence not allowed", f"{name}: {scene.licence}")
         if self._evaluation is not None:
+            data, _ = scene.image_bytes()
             try:
-                found = self._evaluation.find(look_of(scene.image_bytes()[0]))
+                found = self._evaluation.find(look_of(data))
             except UNREADABLE:
                 raise PictureFault("unreadable picture", name) from None
             if found:

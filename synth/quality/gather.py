@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def gather(tables: Tables, *, looks: bool = True, tick: Callable[[], None] = lam
     """
     found = Gathered()
     wordings = Wordings()
-    near, shards, rows = [], [], []
+    near, shards, rows = array("Q"), array("i"), array("i")  # a list would take a hundred bytes a picture
     sizes: dict[str, tuple[int, int]] = {}
     held_out = _held_out(tables)
     for number, shard in enumerate(tables.shards):

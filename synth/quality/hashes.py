@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
+from synth.sources.pictures import FORMATS
+
 BITS = 64
 _SIDE = 32
 _FLAT = 1.0  # grey levels: frequencies fainter than this are noise of the encoder, not what the picture shows
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a bad file
+UNREADABLE = Exception  # what Pillow raises for a bad file: OSError, SyntaxError, struct.error, IndexError and more
 
 
 def _cosines() -> np.ndarray:
@@ -43,7 +45,7 @@ class Look:
 
 def look_of(data: bytes) -> Look:
     """Return the look of an encoded picture, turned upright; raises one of ``UNREADABLE`` for bytes that are none."""
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     digest = hashlib.sha256(f"{upright.width}x{upright.height}\0".encode())
     digest.update(upright.tobytes())

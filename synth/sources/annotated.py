@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -38,7 +39,8 @@ def _reading(options: FolderOptions) -> Iterator[None]:
         yield
     except SynthError:
         raise
-    except (OSError, UnicodeDecodeError) as problem:
+    # ValueError: also a number of more digits than Python reads. RecursionError: lists in lists without end.
+    except (OSError, ValueError, RecursionError, csv.Error) as problem:
         raise SourceError(
             f"cannot read {getattr(problem, 'filename', None) or options.path}", why=str(problem),
             fix=f"is folder.path={options.path} the right folder, and may you read what is in it?",
@@ -119,6 +121,7 @@ class AnnotatedSource:
             ],
             image_bytes=lambda: upright(self._pictures.read(picture.file), size, picture.file),
             source=self.name, licence=picture.licence or self._licence, complete=False,
+            exhaustive=picture.exhaustive,
             vocabulary=self._vocabulary(picture), file=picture.file,
             captions=[
                 Caption(text=text, spans=tuple((start, end, tuple(ids)) for start, end, ids in spans))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from synth.record import PLACEHOLDER
 from synth.sources.fault import Fault
 
 LARGEST_SIDE = 2**31 - 1
@@ -43,6 +44,7 @@ class Annotated:
         fractions: coordinates are shares of the picture's width and height, not pixels.
         captions: [text, [[start, end, [ids]], ...]]. relations: [subject id, predicate, object id].
         regions: [text, xyxy box, unique].
+        exhaustive: of a name that is listed at all, every instance is, but for the unsure ones.
         unsure: names of which not every instance is listed. absent: names known not to be there; None says that every
             name of the source's vocabulary that is not listed is not there.
         split: the format's own split, None to choose by file name.
@@ -56,6 +58,7 @@ class Annotated:
     captions: list[list] = field(default_factory=list)
     relations: list[list] = field(default_factory=list)
     regions: list[list] = field(default_factory=list)
+    exhaustive: bool = True
     unsure: list[str] = field(default_factory=list)
     absent: list[str] | None = None
     licence: str | None = None
@@ -70,7 +73,7 @@ class Vocabulary:
 
 
 _THING = tuple(f.name for f in fields(Thing) if f.name != "outline")
-_KEPT = ("fractions", "captions", "relations", "regions", "unsure", "absent", "licence")
+_KEPT = ("fractions", "captions", "relations", "regions", "exhaustive", "unsure", "absent", "licence")
 
 
 def pack(picture: Annotated) -> tuple[str, str | None]:
@@ -118,6 +121,9 @@ def check(picture: Annotated, width: int, height: int) -> tuple[Annotated, list[
         row = f"{picture.file}: {thing.row}"
         if not thing.name:
             faults.append(Fault("unknown category", row))
+        elif not can_be_said(thing.name) or not all(map(can_be_said, thing.attributes.values())):
+            faults.append(Fault("name that no text can hold", row))
+            unsure.add(thing.name)
         elif thing.crowd:
             unsure.add(thing.name)
         elif isinstance(box := check_box(thing.box, width, height, scale), str):
@@ -147,6 +153,11 @@ def check(picture: Annotated, width: int, height: int) -> tuple[Annotated, list[
 
 
 _SAME_NAME = "same name as a crowd or a bad box"
+
+
+def can_be_said(name: str) -> bool:
+    """Whether texts can hold a name: one of spaces alone says nothing, and `{box:0}` would be taken for a box."""
+    return bool(name.strip()) and not PLACEHOLDER.search(name)
 
 
 def _known_spans(spans: Iterable[list], known: set[int]) -> list[list]:

@@ -27,7 +27,7 @@ def read(folder: Folder, work: Path) -> Items:
     """Yield the picture of each annotation file with its captions.
 
     A thing is named as the shortest phrase for it, without article or number ("green shirt"). Not everything there is
-    was spoken of, so no name is known to be absent.
+    was spoken of, so no name is known to be absent, and none to be listed in full.
     """
     splits = _splits(folder)
     for path in below(folder.path / "Annotations", ".xml"):
@@ -48,6 +48,7 @@ def read(folder: Folder, work: Path) -> Items:
                 phrases.setdefault(entity, []).append(words[start:end])
         yield Annotated(
             file=text(root, "filename") or f"{path.stem}.jpg", **size(root), captions=captions, absent=[],
+            exhaustive=False,
             things=[_named(k, node, phrases) for k, node in enumerate(nodes)], split=splits.get(path.stem),
         )  # fmt: skip
 

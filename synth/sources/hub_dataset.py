@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def read(folder: Folder, work: Path) -> Items:
             # A list of dicts and a dict of lists say the same; which one arrives depends on the version that wrote it.
             if isinstance(objects, list):
                 objects = {key: [o.get(key) for o in objects] for key in (box, category)}
-            pairs = zip(objects.get(box) or (), objects.get(category) or (), strict=False)
+            pairs = zip_longest(objects.get(box) or (), objects.get(category) or ())  # one without the other is bad
             things = [
                 Thing(id=k, name=_name(label, classes), row=f"object {k + 1}",
                       box=list(xyxy) if folder.options.boxes == "xyxy" and xyxy else corners(xyxy))

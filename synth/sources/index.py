@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from synth.errors import OutputError, disk_trouble
-from synth.sources.annotation import Annotated, Outline, Vocabulary, check, pack, unpack, whole_size
+from synth.sources.annotation import Annotated, Outline, Vocabulary, can_be_said, check, pack, unpack, whole_size
 from synth.sources.fault import Fault, PictureFault
 from synth.sources.pictures import size_of, upright
 
@@ -26,6 +26,14 @@ CREATE TABLE pictures (file TEXT, split TEXT, own INTEGER, width INTEGER, height
 CREATE TABLE faults (reason TEXT, row TEXT);
 CREATE TABLE names (name TEXT PRIMARY KEY);
 CREATE TABLE places (place INTEGER PRIMARY KEY, split TEXT, n INTEGER, picture INTEGER);
+"""
+# Each of two rows about one picture may lack what the other has, and no answer would be certain.
+_TWICE = """
+CREATE TABLE twice AS SELECT file, split FROM pictures GROUP BY file, split HAVING count(*) > 1;
+INSERT INTO faults SELECT 'picture listed twice', file FROM twice ORDER BY file, split;
+DELETE FROM pictures WHERE EXISTS
+    (SELECT 1 FROM twice WHERE twice.file = pictures.file AND twice.split = pictures.split);
+DROP TABLE twice;
 """
 _ORDER = """
 INSERT INTO places SELECT row_number() OVER (ORDER BY file, rowid) - 1, split,
@@ -91,6 +99,7 @@ def build(
                     split = split_of(group, val_fraction)
                     connection.execute("UPDATE pictures SET split = ? WHERE file = ? AND NOT own", (split, file))
             connection.execute("COMMIT")
+            connection.executescript(_TWICE)
             connection.executescript(_ORDER)
         finally:
             connection.close()
@@ -109,11 +118,11 @@ def _fill(connection: sqlite3.Connection, items: Iterable, val_fraction: float) 
     met: set[str] = set()
     for item in items:
         if isinstance(item, Vocabulary):
-            met.update(filter(_is_text, item.names))
+            met.update(name for name in item.names if is_text(name) and can_be_said(name))
             continue
         row = _row(item, val_fraction) if isinstance(item, Annotated) else item
         if isinstance(row, Fault):
-            connection.execute("INSERT INTO faults VALUES (?, ?)", (_as_text(row.reason), _as_text(row.row)))
+            connection.execute("INSERT INTO faults VALUES (?, ?)", (as_text(row.reason), as_text(row.row)))
         else:
             connection.execute("INSERT INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row[0])
             met |= row[1]
@@ -128,15 +137,16 @@ def _row(picture: Annotated, val_fraction: float) -> tuple[tuple, set[str]] | Fa
     if picture.width is not None:
         picture, faults = check(picture, picture.width, picture.height)
     data, outlines = pack(picture)
-    if not all(map(_is_text, (picture.file, data, outlines or ""))):
+    if not all(map(is_text, (picture.file, data, outlines or ""))):
         return Fault("text that is not Unicode", picture.file)
     split = one_name(picture.split) if picture.split else split_of(picture.file, val_fraction)
-    told = json.dumps([[_as_text(fault.reason), _as_text(fault.row)] for fault in faults]) if faults else None
-    names = {t.name for t in picture.things if t.name and not t.crowd} if picture.absent is None else set()
+    told = json.dumps([[as_text(fault.reason), as_text(fault.row)] for fault in faults]) if faults else None
+    said = (t.name for t in picture.things if t.name and not t.crowd and can_be_said(t.name))
+    names = set(said) if picture.absent is None else set()
     return (picture.file, split, bool(picture.split), picture.width, picture.height, data, told, outlines), names
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
     """Whether it can be written as UTF-8: file names and JSON may hold halves of characters, which cannot."""
     try:
         text.encode()
@@ -145,7 +155,8 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _as_text(text: str) -> str:
+def as_text(text: str) -> str:
+    """Return the text with what UTF-8 cannot hold spelled out."""
     return text.encode(errors="backslashreplace").decode()
 
 

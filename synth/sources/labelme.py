@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +42,9 @@ def _things(shapes: list) -> list[Thing]:
     for k, shape in enumerate(shapes):
         if isinstance(shape, dict):
             group = shape.get("group_id")
-            alone = group is None or not isinstance(group, (int, str))
-            groups.setdefault(k if alone else (shape.get("label"), group), []).append((k, shape))
+            label = shape.get("label")
+            alone = not isinstance(group, (int, str)) or not isinstance(label, str)
+            groups.setdefault(k if alone else (label, group), []).append((k, shape))
     return [_thing(members) for members in groups.values()]
 
 
@@ -74,7 +76,7 @@ def _outline(shape: dict) -> tuple[list[float] | None, Outline | None]:
         return extent([flat]), {"polygons": [flat]}
     if form == "circle" and len(points) == 2:  # its middle and a point on its edge
         (x, y), (u, v) = points
-        radius = ((u - x) ** 2 + (v - y) ** 2) ** 0.5
+        radius = math.hypot(float(u) - float(x), float(v) - float(y))
         return [x - radius, y - radius, x + radius, y + radius], {"ellipse": [x, y, radius, radius]}
     if form in ("rectangle", "mask") and len(points) == 2:
         x1, y1, x2, y2 = box = extent([flat])

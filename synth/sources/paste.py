@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -122,9 +123,10 @@ class PasteSource:
         objects = [o for o in canvas.objects(names) if o.visible >= _LEAST_SEEN]
         picture = canvas.picture.convert("RGB").filter(ImageFilter.GaussianBlur(rng.uniform(0, options.blur)))
         picture, quality = add_noise(rng, picture), rng.randint(70, 95)
-        # A crumb at the edge is in the picture, yet not listed; and a foreign ground may show anything.
-        complete = not self._grounds and len(objects) == len(names)
-        vocabulary = getattr(self._inner, "vocabulary", ()) if not self._grounds else ()
+        # A crumb at the edge is in the picture, yet not listed; and a photograph may show anything: one of ours a cup.
+        bare = background in ("plain", "noise")
+        complete = bare and len(objects) == len(names)
+        vocabulary = getattr(self._inner, "vocabulary", ()) if bare else ()
         return Scene(
             index=index, width=options.side, height=options.side, objects=objects, complete=complete,
             image_bytes=lambda: _encode(picture, quality), source=self.name, background=background,
@@ -158,13 +160,12 @@ class PasteSource:
         """(name, licence, cut-out) of every object of a picture that has a mask and touches no edge of the picture."""
         try:
             scene = self._inner.scene(index, self._split, 0)
-            masks = [(o, o.pixels()) for o in scene.objects]
-            masks = [(o, mask) for o, mask in masks if mask is not None and mask.sum() >= _FEWEST_PIXELS]
-            if not masks:
-                return []
+            # Before any mask is drawn: a picture that is not of the annotated size must not cost that much memory.
             picture = Image.open(io.BytesIO(scene.image_bytes()[0]))
         except PictureFault:
             return []
+        masks = [(o, o.pixels()) for o in scene.objects]
+        masks = [(o, mask) for o, mask in masks if mask is not None and mask.sum() >= _FEWEST_PIXELS]
         return [
             (o.name, scene.licence, cut(picture, mask, feather=1.0)) for o, mask in masks if not _touches_edge(mask)
         ]
@@ -174,7 +175,11 @@ def grounds_digest(folder: str) -> str:
     """Return the digest of the names and contents of the pictures that objects are laid on."""
     digest = hashlib.sha256()
     for file in _ground_files(folder):
-        digest.update(f"{file}\0".encode() + hashlib.sha256((Path(folder) / file).read_bytes()).digest())
+        try:
+            data = PictureFolder(Path(folder)).read(file)
+        except PictureFault:  # drawn on never
+            data = b""
+        digest.update(os.fsencode(file) + b"\0" + hashlib.sha256(data).digest())
     return digest.hexdigest()
 
 

@@ -20,7 +20,7 @@ from synth.sources.fault import PictureFault
 
 SUFFIXES = (".jpg", ".png", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".ppm", ".pgm")
 # Formats that Pillow decodes by itself (JPEG includes MPO); others start programs (EPS) or are no photographs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _KEPT_AS_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
@@ -86,7 +86,7 @@ def _folder_inside(root: str, folder: str) -> bool:
 
 def size_of(source: Path | io.BytesIO, file: str) -> Size:
     """Return width and height as the picture is shown, from the file's header alone; raises ``PictureFault``."""
-    with _refusing(file), Image.open(source, formats=_FORMATS) as image:
+    with _refusing(file), Image.open(source, formats=FORMATS) as image:
         # Pillow turns a TIFF by itself, and tells the turned size.
         turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in _TURNED
         return (image.height, image.width) if turned else image.size
@@ -102,7 +102,7 @@ def upright(data: bytes, stated: Size, file: str) -> tuple[bytes, str]:
     to 8. Raises ``PictureFault`` for what cannot be decoded whole, is a film, or has another size than stated.
     """
     with _refusing(file):
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.format in _FILMS and getattr(image, "n_frames", 1) > 1:
             raise PictureFault("animated picture", file)
         image.load()

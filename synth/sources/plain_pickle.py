@@ -85,4 +85,6 @@ def _marked(stack: list[Any]) -> list[Any]:
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
+    if not all(isinstance(key, (str, int)) for key in items[::2]):  # tuples in tuples would overflow the stack
+        raise ValueError("a key that is neither text nor a whole number")
     return dict(zip(items[::2], items[1::2], strict=True))

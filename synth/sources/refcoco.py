@@ -58,7 +58,7 @@ def _usable(path: Path, bad: list[Fault]) -> Iterator[tuple[int | str, dict]]:
             and isinstance(ref.get("split"), str)
             and isinstance(ref.get("sentences"), (list, tuple))
         ):
-            kept = {key: ref[key] for key in ("ref_id", *keys, "split") if key in ref}
+            kept = {key: ref[key] for key in ("ref_id", *keys, "split") if key == "split" or is_id(ref.get(key))}
             yield ref["image_id"], {**kept, "sentences": [_text(s) for s in ref["sentences"]]}
         else:
             bad.append(Fault("row without image_id, ann_id, split or sentences", f"{path.name}: {number}"))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from synth.compose import place
 from synth.errors import SettingsError
-from synth.render import COLOURS, SHAPES, add_noise, draw_background, draw_shape, draw_thing, things
+from synth.render import COLOURS, SHAPES, SHOWN, add_noise, draw_background, draw_shape, draw_thing, things
 from synth.scene import Obj, Scene
 from synth.sources.ranges import is_range
 
@@ -137,7 +137,8 @@ def render_scene(rng: random.Random, index: int, options: RenderedOptions) -> Sc
     picture = add_noise(rng, canvas.convert("RGB"))
     return Scene(
         index=index, width=options.side, height=options.side, objects=objects, image_bytes=lambda: _encode(picture),
-        source="rendered", licence=LICENCE, background=background, vocabulary=(*sorted(things()), *SHAPES),
+        source="rendered", licence=LICENCE, background=background,
+        vocabulary=tuple(name for name in (*sorted(things()), *SHAPES) if name not in SHOWN.get(background, ())),
     )  # fmt: skip
 
 

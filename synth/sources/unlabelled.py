@@ -11,7 +11,7 @@ from pathlib import Path
 from synth.errors import SettingsError, SourceError
 from synth.scene import Scene
 from synth.sources.fault import Fault, PictureFault
-from synth.sources.index import look_alikes, split_of
+from synth.sources.index import as_text, is_text, look_alikes, split_of
 from synth.sources.options import VAL_FRACTION, FolderOptions, check_options
 from synth.sources.pictures import SUFFIXES, PictureFolder, upright
 
@@ -45,9 +45,10 @@ class PicturesSource:
         wanted, share = _PICTURES_OF.get(split), options.val_fraction
         share = VAL_FRACTION if share is None else share
         files = _files(options)
-        group = dict(look_alikes(files, self._folder.read)) if options.look_alikes else {}
-        self._pictures = [file for file in files if wanted in (None, split_of(group.get(file, file), share))]
-        self.faults: list[Fault] = []
+        named = [f for f in files if is_text(f)]
+        group = dict(look_alikes(named, self._folder.read)) if options.look_alikes else {}
+        self._pictures = [f for f in named if wanted in (None, split_of(group.get(f, f), share))]
+        self.faults = [Fault("file name that is not Unicode", as_text(f)) for f in files if not is_text(f)]
 
     def __len__(self) -> int:
         return len(self._pictures)

@@ -25,7 +25,7 @@ _SAME = 0.7  # IoU from which two boxes of one name are one object: several peop
 def read(folder: Folder, work: Path) -> Items:
     """Yield the pictures of ``image_data.json``; of the other files those that are there are read.
 
-    No name is known to be absent: nobody was asked for everything.
+    No name is known to be absent, and none to be listed in full: nobody was asked for everything.
     """
     with Join(work) as join:
         bad: list[Fault] = []
@@ -59,6 +59,7 @@ def _picture(image: dict, key: int | str, rows: dict[str, list[dict]]) -> Annota
     ]  # fmt: skip
     return Annotated(
         file=file, width=image.get("width", 0), height=image.get("height", 0), things=things, absent=[],
+        exhaustive=False,
         relations=[list(row) for row in dict.fromkeys(map(tuple, relations))], regions=regions,
     )  # fmt: skip
 

@@ -73,7 +73,7 @@ def _names(folder: Folder) -> tuple[dict[int, str], dict[str, str]]:
         names = content["names"]
         pairs = names.items() if isinstance(names, dict) else enumerate(names)
         return {int(k): str(name) for k, name in pairs}, _lists(folder, content)
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as problem:
         raise SourceError(
             f"no category names in {path}", why=str(problem).splitlines()[0] or type(problem).__name__,
             fix="data.yaml needs names: [cat, dog] or names: {0: cat, 1: dog}; or name a text file in folder.names",

@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 
 from synth.tasks.base import Draft, Step, task
-from synth.tasks.space import among, names_of, places
+from synth.tasks.space import every, names_of, places
 
 _EQUAL = 0.25  # how often a pair of equal numbers is asked about: pictures hold far more of them than of others
 _A_PICTURE = 2  # questions at most
@@ -34,7 +34,7 @@ def _propose(scene, rng):
 @task("compare_counts", kind="grounding", propose=_propose)
 def compare_counts(scene, facts, say):
     names = facts["name"], facts["other"]
-    found = [sorted(among(scene, name), key=lambda o: o.centre) for name in names]
+    found = [sorted(every(scene, name), key=lambda o: o.centre) for name in names]
     if not any(found) or names[0] == names[1]:
         return None
     if any(not things and name not in scene.vocabulary for name, things in zip(names, found, strict=True)):

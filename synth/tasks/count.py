@@ -18,7 +18,9 @@ def _propose(scene, rng):
 def count(scene, facts, say):
     name = facts["name"]
     found = scene.objects if name is None else [o for o in scene.objects if o.name == name]
-    if (name is None and not scene.complete) or not (found or name is None or name in scene.vocabulary):
+    if not scene.complete if name is None else not scene.exhaustive:
+        return None
+    if not (found or name is None or name in scene.vocabulary):
         return None
     asked = name or say.word("thing")
     return Draft(question=say("question", s=asked), answer=say("answer", n=len(found)), about=(asked,))

@@ -1,7 +1,7 @@
 """Find a thing by its place in a row: "the second cat from the left", pointing at those that come before it."""
 
 from synth.tasks.base import Draft, Step, task
-from synth.tasks.space import among, names_of
+from synth.tasks.space import every, names_of
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _FROM = {"from the left": (0, 1), "from the right": (0, -1), "from the top": (1, 1), "from the bottom": (1, -1)}
@@ -11,7 +11,7 @@ _MARGIN = 0.06  # of the picture's side between one middle and the next
 def _row(scene, name, way):
     """The things in the order counted, or nothing where it is not plain to see."""
     k, sign = _FROM[way]
-    found = sorted(among(scene, name), key=lambda o: o.centre[k])
+    found = sorted(every(scene, name), key=lambda o: o.centre[k])
     for one, two in zip(found, found[1:], strict=False):
         apart = two.centre[k] - one.centre[k] > _MARGIN * (scene.width, scene.height)[k]
         if not (apart and one.box[k] < two.box[k] and one.box[k + 2] < two.box[k + 2]):

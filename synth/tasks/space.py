@@ -114,14 +114,19 @@ def among(scene: Scene, name: str | None) -> list[Obj]:
     return [o for o in scene.objects if o.name == name]
 
 
+def every(scene: Scene, name: str | None) -> list[Obj]:
+    """All objects of a name (None: of any) where none can be missing, to be counted or ranked; else nothing."""
+    return among(scene, name) if scene.exhaustive else []
+
+
 def places(count: int, first: int = 0) -> str:
     """Placeholders of so many boxes in a row, numbered from ``first``."""
     return " ".join(f"{{box:{k}}}" for k in range(first, first + count))
 
 
 def left_to_right(scene: Scene, name: str) -> list[Obj]:
-    """All objects of a name, in the order of their middles."""
-    return sorted(scene.named(name), key=lambda o: o.centre)
+    """All objects of a name, in the order of their middles; nothing where some may be missing."""
+    return sorted(scene.named(name), key=lambda o: o.centre) if scene.exhaustive else []
 
 
 def found_by(scene: Scene, facts: Facts, key: str = "target") -> tuple[str, Obj] | None:

@@ -3,7 +3,7 @@
 import math
 
 from synth.tasks.base import Draft, Step, task
-from synth.tasks.space import among, found_by, names_of
+from synth.tasks.space import every, found_by, names_of
 
 
 def _depth(obj) -> float:
@@ -29,7 +29,7 @@ def _gap(one, other) -> float:
 
 def _winner(scene, facts):
     """The thing that is most so by a margin, among two or more."""
-    found = among(scene, facts["name"])
+    found = every(scene, facts["name"])
     if facts["way"] in _FROM_ANCHOR:
         return _by_distance(scene, facts, found)
     measure, sign, margin = _WAYS[facts["way"]]

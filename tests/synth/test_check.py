@@ -106,6 +106,12 @@ def test_facts_that_the_picture_does_not_bear_out_are_caught(records):
                 assert list(faults({**record, "facts": json.dumps({**told, key: 99})}, scene))
 
 
+def test_facts_of_another_task_or_of_none_are_a_fault(records):
+    for record, scene in records:
+        for facts in ("{}", "null", '{"target": [], "name": 3, "of": [null], "asked": "x", "words": 1, "hops": 2}'):
+            assert list(faults({**record, "facts": facts}, scene)) or facts == record["facts"], record["id"]
+
+
 def test_every_pack_words_what_its_tasks_say():
     english = load_pack("en")
     assert set(english.tasks) == set(TASKS)

@@ -55,3 +55,9 @@ def test_what_is_plural_already_stays(name):
 
 def test_capitals_stay():
     assert (plural("Person"), plural("TV"), plural("Wine glass")) == ("People", "TVs", "Wine glasses")
+
+
+def test_what_is_many_already_stays_and_brackets_are_no_part_of_the_name():
+    for many in ("people", "men", "firemen", "Women", "young children", "mice", "feet"):
+        assert plural(many) == many
+    assert plural("specimen") == "specimens" and plural("bow (weapon)") == "bows (weapon)"

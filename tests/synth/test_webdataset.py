@@ -12,6 +12,7 @@ from PIL import Image
 import synth
 from synth.errors import OutputExistsError, SourceError
 from synth.settings import Settings
+from synth.sources.options import FolderOptions
 from synth.webdataset import to_webdataset
 
 
@@ -75,3 +76,29 @@ def test_other_folders_are_refused(data, tmp_path):
     (tmp_path / "out" / "precious.txt").write_text("x")
     with pytest.raises(OutputExistsError):
         to_webdataset(data, tmp_path / "out")
+
+
+def test_linked_pictures_stand_as_their_boxes_lie(tmp_path):
+    picture = Image.new("RGB", (40, 20), "red")
+    picture.paste("blue", (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned: 20 wide, 40 tall, blue on top
+    (tmp_path / "coco" / "images").mkdir(parents=True)
+    picture.save(tmp_path / "coco" / "images" / "a.jpg", exif=exif)
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 20, "height": 40}],
+        "categories": [{"id": 1, "name": "sky"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 20, 20]}],
+    }  # fmt: skip
+    (tmp_path / "coco" / "instances.json").write_text(json.dumps(content))
+    given = {"source": "coco", "folder": FolderOptions(path=str(tmp_path / "coco")), "split": "all", "images": "link"}
+    synth.make(Settings(out=str(tmp_path / "data"), task="find_one", **given))
+    to_webdataset(tmp_path / "data", tmp_path / "wds")
+    with tarfile.open(next((tmp_path / "wds").glob("*.tar"))) as tar:
+        (name,) = [name for name in tar.getnames() if not name.endswith(".json")]
+        stored = Image.open(io.BytesIO(tar.extractfile(name).read()))
+    assert stored.size == (20, 40) and not stored.getexif()
+    assert stored.getpixel((10, 5))[2] > 200 and stored.getpixel((10, 35))[0] > 200
+    (tmp_path / "coco" / "images" / "a.jpg").unlink()
+    with pytest.raises(SourceError, match="missing picture"):
+        to_webdataset(tmp_path / "data", tmp_path / "again")

@@ -333,3 +333,8 @@ def test_grounding_share_gives_every_picture_one_kind_of_question(tmp_path):
     kinds.pop("", None)  # text-only rows have no picture
     assert all(len(found) == 1 for found in kinds.values())
     assert set.union(*kinds.values()) == {"grounding", "understanding"}
+
+
+def test_a_tuple_is_the_list_that_the_manifest_gives_back(tmp_path):
+    given = synth.Settings(out=str(tmp_path), size=2, difficulty=(1, 5), task=("find_one", "count"))
+    assert synth.make(given) == synth.make(given)

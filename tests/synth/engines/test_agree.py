@@ -1,5 +1,6 @@
 """Matching two readings, and reading boxes and listings: small cases worked out by hand."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -123,3 +124,14 @@ def test_boxes_become_original_pixels_or_nothing(written, coordinates, box):
 )
 def test_answers_are_the_same_but_for_dress(one, other, same):
     assert same_answer(one, other) is same_answer(other, one) is same
+
+
+def test_numbers_and_signs_that_nothing_can_hold_are_no_answer():
+    assert read_box([0, 0, 10**400, 1], "percent", (10, 10), (10, 10)) is None
+    assert read_json('{"question": "\\ud800"}') is None and read_json('{"question": "\\ud83d\\ude00"}') is not None
+
+
+def test_a_line_without_end_is_not_searched():
+    began = time.monotonic()
+    assert read_listing("cat" + " " * 100_000 + "\ndog: [1, 2, 3, 4]") == [("dog", [1.0, 2.0, 3.0, 4.0], "")]
+    assert time.monotonic() - began < 1

@@ -310,3 +310,20 @@ def test_the_request_survives_as_json_with_signs_of_all_kinds():
         text = 'quote " slash \\ null \u0000 snow ☃ 猫'
         assert asking.ask(text) == text
         assert json.loads(json.dumps(server.bodies[0]))["messages"][0]["content"] == text
+
+
+def test_half_a_character_is_no_answer_and_a_key_in_escapes_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", KEY)
+    half = '{"choices": [{"message": {"content": "\\ud800"}}]}'
+    spelled = '{"choices": [{"message": {"content": "' + "".join(f"\\u{ord(c):04x}" for c in KEY) + '"}}]}'
+    with serving(in_turn(Reply(body=half.encode()), Reply(body=spelled.encode()))) as server:
+        with Asking(server.url, tmp_path, key_env="SOME_KEY") as asking:
+            assert asking.reason("one") == "response of another form"
+            assert asking.reason("two") == "answer repeats the key"
+    assert KEY.encode() not in (tmp_path / "answers.sqlite").read_bytes()
+
+
+def test_a_key_in_the_place_of_its_name_is_refused_without_being_shown():
+    with pytest.raises(SettingsError) as caught:
+        LlmOptions(url="http://localhost/v1", model="m", key_env=KEY).check("llm")
+    assert KEY not in str(caught.value)

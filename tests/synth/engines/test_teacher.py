@@ -279,6 +279,15 @@ def test_with_names_given_only_those_are_kept_and_absent_ones_are_asked(folder, 
     assert all(o["name"] in names for p in rows(tmp_path / "d", "images") for o in p["objects"])
 
 
+def test_a_name_in_other_words_is_not_said_to_be_absent(folder, tmp_path):
+    seen = [{"name": "dog", "box": [10, 10, 50, 50]}, {"name": "black cats", "box": [60, 60, 90, 90]},
+            {"name": "cow 2", "box": [60, 10, 90, 50]}]  # fmt: skip
+    with serving(lambda body, n: chat(json.dumps({"objects": seen}))) as server:
+        options = {"names": ["dog", "cat", "cow", "giraffe"], "questions": 0}
+        synth.make(settings(tmp_path / "d", server.url, folder[0], teacher=options, task="absent"), console=quiet())
+    assert {row["phrase"] for row in rows(tmp_path / "d")} == {"giraffe"}
+
+
 @pytest.mark.parametrize(
     "answer, reason",
     [
@@ -356,6 +365,7 @@ def test_splits_part_a_folder_by_file_name(folder):
         ({"teacher": {"min_score": 2}}, SettingsError, "teacher.min_score"),
         ({"teacher": {"questions": -1}}, SettingsError, "teacher.questions"),
         ({"teacher": {"names": [" "]}}, SettingsError, "teacher.names"),
+        ({"balance": True}, SettingsError, "balance"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_sent(changes, error, said, folder, tmp_path):

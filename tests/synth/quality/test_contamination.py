@@ -1,6 +1,7 @@
 """Pictures of an evaluation set are found in a data set, and kept out of a new one; licences are kept to."""
 
 import io
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +10,10 @@ from PIL import Image, ImageEnhance
 import synth.__main__ as cli
 from synth.errors import SettingsError, SourceError
 from synth.quality.contamination import contamination
+from synth.quality.gate import Gate
+from synth.settings import Settings
+from synth.sources import PictureFault
+from synth.sources.rendered import RenderedSource
 
 from .conftest import HandMade
 
@@ -124,3 +129,16 @@ def test_help_tells_the_commands(capsys):
         cli.main(["contamination", "--help"])
     assert ended.value.code == 0 and "--against" in capsys.readouterr().out
     assert cli.main(["contamination", "nowhere", "--against", "x"]) == 1
+
+
+@pytest.mark.parametrize(
+    "licence, allowed", [("A; B", True), ("B", True), ("C; D", True), ("A; C", False), ("", False)]
+)
+def test_of_a_pasted_picture_every_part_must_be_allowed(licence, allowed):
+    gate = Gate(Settings(licences=["A", "B", "C; D"]))
+    scene = replace(RenderedSource().scene(0, "train", 0), licence=licence)
+    if allowed:
+        assert gate.check(scene) is None
+    else:
+        with pytest.raises(PictureFault):
+            gate.check(scene)

@@ -1,0 +1,31 @@
+"""A photographic ground shows things too: what it shows is never said to be missing."""
+
+from synth.render import SHOWN, photos
+from synth.settings import Settings
+from synth.shard import scene_records
+from synth.sources.rendered import RenderedSource
+from tests.synth.sources.test_paste import coco_folder
+from tests.synth.sources.test_paste import opened as pasted
+
+TASKS = ["absent", "count", "exists", "compare_counts"]
+
+
+def test_what_a_ground_shows_is_not_said_to_be_missing():
+    met = set()
+    for index in range(150):
+        scene = RenderedSource().scene(index, "train", 0)
+        for name in SHOWN.get(scene.background, ()):
+            if not scene.named(name):
+                met.add(name)
+                told = scene_records(scene, Settings(), TASKS)[0]
+                assert not [row["question"] for row in told if f" {name}" in row["question"]]
+    assert met == {name for names in SHOWN.values() for name in names} and set(SHOWN) <= set(photos())
+
+
+def test_a_pasted_picture_on_a_photograph_is_not_complete(tmp_path):
+    source = pasted(coco_folder(tmp_path / "coco"), tmp_path / "work")
+    grounds = {}
+    for index in range(20):
+        scene = source.scene(index, "train", 0)
+        grounds.setdefault(scene.background in photos(), set()).add(scene.complete)
+    assert grounds[True] == {False} and True in grounds[False]
