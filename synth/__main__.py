@@ -41,7 +41,7 @@ def settings_from(overrides: list[str]) -> Settings:
     except (HydraException, OmegaConfBaseException) as problem:
         first = str(problem.__cause__ or problem).strip().splitlines()[0]
         raise SettingsError(
-            f"cannot read the settings: {first}", why=f"given: {' '.join(overrides)}",
+            f"cannot read the settings: {first}", why=f"given: {', '.join(override.partition('=')[0] for override in overrides)}",
             fix="write key=value with a value of the right type; lists as [a,b]; see python -m synth --help",
         ) from problem  # fmt: skip
 
