@@ -25,8 +25,8 @@ def run(*command: str) -> str:
 
 
 def trains(data: Path, tmp_path: Path) -> None:
-    run("train.py", "data=folder", "debug=tiny", f"data.folder={data}", "data.held_out=val", "data.make={}",
-        f"output_dir={tmp_path / 'run'}", "trainer.progress=false")  # fmt: skip
+    run("train.py", "data=folder", f"data.folder={data}", "data.held_out=val", "trainer.max_steps=4",
+        "trainer.batch_size=2", f"output_dir={tmp_path / 'run'}", "trainer.progress=false")  # fmt: skip
     card = json.loads((tmp_path / "run/run.json").read_text())
     assert card["base_hash_unchanged"] and card["train"]["steps"] == 4
 
