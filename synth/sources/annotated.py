@@ -75,7 +75,8 @@ class AnnotatedSource:
             share = VAL_FRACTION if options.val_fraction is None else options.val_fraction
             with _reading(options):
                 read = form.pictures(folder).read if options.look_alikes else None
-            build(path, form.read(folder, work), share, read)
+            with _reading(options):
+                build(path, form.read(folder, work), share, read)
         self.name, self._licence = name, options.licence
         self._index = Index(path, None if split == "all" else "val" if split == "unseen" else one_name(split))
         if form.own_splits:

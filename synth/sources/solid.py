@@ -6,6 +6,7 @@ import io
 import math
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,12 @@ class SolidSource:
         self._options = options
         try:
             import pybullet
-            import pybullet_data
         except ImportError as problem:
             raise SettingsError(
                 "source=solid needs PyBullet", why="it is not installed", fix='pip install "lynx-moe[solid]"'
             ) from problem
-        self._bullet, self._assets = pybullet, pybullet_data.getDataPath()
+        # Its wheel lays the meshes beside the library, as a package of another name.
+        self._bullet, self._assets = pybullet, str(Path(pybullet.__file__).with_name("pybullet_data"))
         self._client = pybullet.connect(pybullet.DIRECT)
 
     def __len__(self) -> int:
