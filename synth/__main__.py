@@ -40,7 +40,8 @@ def settings_from(overrides: list[str]) -> Settings:
             return OmegaConf.to_object(compose("synth" if beside else "synth_schema", overrides=overrides))
     except (HydraException, OmegaConfBaseException) as problem:
         first = str(problem.__cause__ or problem).strip().splitlines()[0]
-        given = ", ".join(override.partition("=")[0] for override in overrides)  # values may hold a key
+        # An address may hold a key: of the server's settings only the names are repeated.
+        given = " ".join(o.partition("=")[0] if o.startswith("llm.") else o for o in overrides)
         raise SettingsError(
             f"cannot read the settings: {first}", why=f"given: {given}",
             fix="write key=value with a value of the right type; lists as [a,b]; see python -m synth --help",

@@ -13,6 +13,7 @@ from lynx_moe.cli import build_parser
 from lynx_moe.training.command import settings_from
 from synth.__main__ import settings_from as synth_settings_from
 from synth.commands import COMMANDS as SYNTH_COMMANDS
+from synth.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,7 +68,12 @@ def test_python_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Compiled under the page's own name and line, so that a traceback points into the page.
     code = compile("\n" * (block.line - 1) + block.code, str(block.page), "exec")
-    exec(code, {"__name__": "__main__"})
+    known = dict(TASKS)
+    try:
+        exec(code, {"__name__": "__main__"})
+    finally:  # a page shows how a task is added; the tests that come after must not meet it
+        TASKS.clear()
+        TASKS.update(known)
 
 
 @pytest.mark.parametrize("block", BASH, ids=str)
