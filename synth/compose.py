@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from dataclasses import dataclass, field
 
@@ -99,6 +100,13 @@ def place(
         else:
             return x, y
     return None
+
+
+def jpeg(picture: Image.Image, quality: int, **options: int) -> tuple[bytes, str]:
+    """Return the encoded picture and its extension, as ``Scene.image_bytes`` wants them."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, **options)
+    return buffer.getvalue(), "jpg"
 
 
 def cut(picture: Image.Image, mask: np.ndarray, feather: float) -> Image.Image:

@@ -65,6 +65,21 @@ def disk_trouble(path: Path) -> Iterator[None]:
         ) from problem
 
 
+def refuse_unused(settings: object, kind: str, users: dict[str, tuple[str, ...]]) -> None:
+    """Raise ``SettingsError`` for a group of options that is set and that the chosen source or engine does not use.
+
+    ``kind`` is "source" or "engine", ``users`` who uses each group of options.
+    """
+    chosen = getattr(settings, kind)
+    for group, names in users.items():
+        given = getattr(settings, group)
+        if chosen not in names and given != type(given)():
+            raise SettingsError(
+                f"{kind}={chosen} has no options {group}.*", why="one is set, and would do nothing",
+                fix=f"leave it out, or choose one that has them: {', '.join(names)}",
+            )  # fmt: skip
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known names most like ``name`` as text for a fix line; all of them when none is alike."""
     names = sorted(known)

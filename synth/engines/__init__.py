@@ -14,7 +14,7 @@ from synth.engines.client import needed_library
 from synth.engines.guards import load_guards
 from synth.engines.llm import LlmEngine
 from synth.engines.teacher import TeacherEngine
-from synth.errors import SettingsError, nearest
+from synth.errors import SettingsError, nearest, refuse_unused
 
 if TYPE_CHECKING:
     from synth.settings import Settings
@@ -51,14 +51,7 @@ def check(settings: Settings) -> None:
             why="its pictures have no annotations, and only a teacher can say what is in them",
             fix="engine=teacher, or an annotated source",
         )
-    users = {"llm": ("llm", "teacher"), "teacher": ("teacher",)}
-    for group, engines in users.items():
-        given = getattr(settings, group)
-        if settings.engine not in engines and given != type(given)():
-            raise SettingsError(
-                f"engine={settings.engine} has no options {group}.*", why="one is set, and would do nothing",
-                fix=f"leave it out, or choose an engine that has them: {', '.join(engines)}",
-            )  # fmt: skip
+    refuse_unused(settings, "engine", {"llm": ("llm", "teacher"), "teacher": ("teacher",)})
     if settings.engine == "template":
         return
     settings.llm.check(settings.engine)

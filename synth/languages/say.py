@@ -26,12 +26,8 @@ class Say:
 
     def __call__(self, key: str, **values: object) -> str:
         texts = self._wordings[key][self._unseen]
-        text = texts[0] if len(texts) == 1 else self.choose(key, texts, values)
+        text = texts[0] if len(texts) == 1 else self.rng.choice(texts)
         return self._fill(text, values)
-
-    def choose(self, key: str, texts: tuple[str, ...], values: dict) -> str:
-        """Return one of several wordings."""
-        return self.rng.choice(texts)
 
     def word(self, term: str) -> str:
         """Return the language's word for a term of the tasks, such as "left of" or "yes"."""

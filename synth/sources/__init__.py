@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from synth.errors import SettingsError, nearest
+from synth.errors import SettingsError, nearest, refuse_unused
 from synth.scene import Scene
 from synth.sources.annotated import AnnotatedSource, fingerprint
 from synth.sources.fault import Fault, PictureFault
@@ -118,13 +118,7 @@ def detected(settings: Settings) -> Settings:
 def open_source(settings: Settings, work: Path) -> Source:
     """Return the source that ``settings`` name, opened for their split; ``work`` is a folder for scratch files."""
     kind = source_kind(settings.source)
-    for group, users in _GROUPS.items():
-        given = getattr(settings, group)
-        if settings.source not in users and given != type(given)():
-            raise SettingsError(
-                f"source={settings.source} has no options {group}.*", why="one is set, and would do nothing",
-                fix=f"leave it out, or choose a source that has them: {', '.join(users)}",
-            )  # fmt: skip
+    refuse_unused(settings, "source", _GROUPS)
     source = kind.open(settings, work)
     if settings.images == "link" and getattr(source, "root", None) is None:
         raise SettingsError(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from synth.compose import Canvas, camera, cut, lit, place, turned
+from synth.compose import Canvas, camera, cut, jpeg, lit, place, turned
 from synth.errors import SettingsError, SourceError
 from synth.render import add_noise, draw_background
 from synth.scene import Scene
@@ -129,7 +129,7 @@ class PasteSource:
         vocabulary = getattr(self._inner, "vocabulary", ()) if bare else ()
         return Scene(
             index=index, width=options.side, height=options.side, objects=objects, complete=complete,
-            image_bytes=lambda: _encode(picture, quality), source=self.name, background=background,
+            image_bytes=lambda: jpeg(picture, quality), source=self.name, background=background,
             licence="; ".join(sorted(licences)) or "nothing was pasted",
             vocabulary=tuple(sorted({*vocabulary, *(o.name for o in objects)})),
         )  # fmt: skip
@@ -198,9 +198,3 @@ def _ground_files(folder: str) -> list[str]:
             fix="name a folder with JPEG or PNG files, or leave paste.grounds empty",
         )  # fmt: skip
     return found
-
-
-def _encode(picture: Image.Image, quality: int) -> tuple[bytes, str]:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue(), "jpg"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 import random
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from synth.compose import place
+from synth.compose import jpeg, place
 from synth.errors import SettingsError
 from synth.render import COLOURS, SHAPES, SHOWN, add_noise, draw_background, draw_shape, draw_thing, things
 from synth.scene import Obj, Scene
@@ -136,13 +134,8 @@ def render_scene(rng: random.Random, index: int, options: RenderedOptions) -> Sc
         )  # fmt: skip
     picture = add_noise(rng, canvas.convert("RGB"))
     return Scene(
-        index=index, width=options.side, height=options.side, objects=objects, image_bytes=lambda: _encode(picture),
+        index=index, width=options.side, height=options.side, objects=objects,
+        image_bytes=lambda: jpeg(picture, 92, subsampling=0),
         source="rendered", licence=LICENCE, background=background,
         vocabulary=tuple(name for name in (*sorted(things()), *SHAPES) if name not in SHOWN.get(background, ())),
     )  # fmt: skip
-
-
-def _encode(picture: Image.Image) -> tuple[bytes, str]:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=92, subsampling=0)
-    return buffer.getvalue(), "jpg"

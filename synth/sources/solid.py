@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import random
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from synth.compose import visible_objects
+from synth.compose import jpeg, visible_objects
 from synth.errors import SettingsError
 from synth.render import COLOURS, add_noise
 from synth.scene import Scene
@@ -95,7 +94,7 @@ class SolidSource:
         side = self._options.side
         return Scene(
             index=index, width=side, height=side, objects=objects, complete=not crumbs, source=self.name,
-            image_bytes=lambda: _encode(picture, quality), licence=LICENCE, vocabulary=(*sorted(_THINGS), *_SHAPES),
+            image_bytes=lambda: jpeg(picture, quality), licence=LICENCE, vocabulary=(*sorted(_THINGS), *_SHAPES),
         )  # fmt: skip
 
     def _draw(self, rng: random.Random):
@@ -172,9 +171,3 @@ def _spots(rng: random.Random, wanted: int) -> list[tuple[float, float]]:
         if len(spots) < wanted and all(math.dist((x, y), spot) > _APART for spot in spots):
             spots.append((x, y))
     return spots
-
-
-def _encode(picture: Image.Image, quality: int) -> tuple[bytes, str]:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue(), "jpg"
