@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from synth.errors import RecordError
@@ -77,7 +79,7 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
         image = {"bytes": data, "path": f"{image_id.replace('/', '_')}.{extension}"}
     objects = [
         {"id": o.id, "name": o.name, "kind": o.kind, "box": [float(v) for v in o.box],
-         "attributes": json.dumps(o.attributes), "traits": list(o.traits), "depth": o.depth, "confidence": o.confidence,
+         "attributes": _as_json(o.attributes), "traits": list(o.traits), "depth": o.depth, "confidence": o.confidence,
          "mask": [] if link or (mask := o.pixels()) is None else run_lengths(mask)}
         for o in scene.objects
     ]  # fmt: skip
@@ -85,8 +87,30 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     said |= {name: [asdict(entry) for entry in getattr(scene, name)] for name in _LISTS}
     return {
         "image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects,
-        "scene": json.dumps(said, ensure_ascii=False),
+        "scene": _as_json(said),
     }  # fmt: skip
+
+
+def table(rows: list[dict], schema: pa.Schema) -> pa.Table:
+    """Return the rows as a table: the same as ``pa.Table.from_pylist``, several times faster on nested rows."""
+    return pa.Table.from_arrays(_arrays(rows, schema), schema=schema)
+
+
+def _arrays(rows: list[dict], fields: Iterable[pa.Field]) -> list[pa.Array]:
+    names_and_kinds = [(field.name, field.type) for field in fields]  # each asked of Arrow once, not once a row
+    return [_array([row[name] for row in rows], kind) for name, kind in names_and_kinds]
+
+
+def _array(values: list, kind: pa.DataType) -> pa.Array:
+    """Columns all the way down: what lies in lists is laid end to end, and Arrow sees every leaf as one flat list."""
+    if not pa.types.is_nested(kind) or None in values:
+        return pa.array(values, kind)
+    if pa.types.is_struct(kind):
+        return pa.StructArray.from_arrays(_arrays(values, kind), fields=list(kind))
+    ends = accumulate(map(len, values), initial=0)
+    return pa.ListArray.from_arrays(
+        pa.array(ends, pa.int32()), _array(list(chain.from_iterable(values)), kind.value_type), type=kind
+    )
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
@@ -109,11 +133,11 @@ def make_record(
     """Return the row for the ``k``-th draft that ``task`` made of ``scene``; ``seed`` is the stream key of the task."""
     return {
         "id": f"{split}/{scene.source}/{scene.index}/{task}/{k}", "image_id": image_id, "question": draft.question,
-        "steps": [{"text": s.text, "boxes": _floats(s.boxes), "objects": list(s.objects)} for s in draft.steps],
-        "answer": draft.answer, "boxes": _floats(draft.boxes), "phrase": draft.phrase, "task": task, "kind": kind,
+        "steps": [{"text": s.text, "boxes": [*map(list, s.boxes)], "objects": list(s.objects)} for s in draft.steps],
+        "answer": draft.answer, "boxes": [*map(list, draft.boxes)], "phrase": draft.phrase, "task": task, "kind": kind,
         "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
         "facts": _as_json(facts), "language": language, "engine": "template",
-        "question_boxes": _floats(draft.question_boxes), "difficulty": draft.difficulty,
+        "question_boxes": [*map(list, draft.question_boxes)], "difficulty": draft.difficulty,
     }  # fmt: skip
 
 
@@ -124,45 +148,47 @@ def check_record(record: dict, width: int, height: int) -> None:
     exist, and each of ``question_boxes`` is pointed at by the question; understanding rows and rows without a picture
     carry no boxes.
     """
-    for fault in _faults(record, width, height):
+    if fault := _fault(record, width, height):
         raise RecordError(
             f"record {record['id']!r}: {fault}", why=f"task {record['task']!r} broke the record format",
             fix="correct the task's tell(); boxes get into text only as {box:0}, {box:1}, .. and are original pixels",
         )  # fmt: skip
 
 
-def _faults(record: dict, width: int, height: int) -> Iterator[str]:
-    kind, shown = record["kind"], record["question_boxes"]
+def _fault(record: dict, width: int, height: int) -> str:
+    """The first rule that the row breaks; nothing where it keeps them all."""
+    kind, question, shown = record["kind"], record["question"], record["question_boxes"]
     if kind not in ("grounding", "understanding"):
-        yield f"kind is {kind!r}, neither 'grounding' nor 'understanding'"
-    if not record["question"].strip() or not record["answer"].strip():
-        yield "question or answer is empty"
-    if shown:
-        for k in sorted(set(range(len(shown))) - set(map(int, PLACEHOLDER.findall(record["question"])))):
-            yield f"the question never points at its box {k}"
+        return f"kind is {kind!r}, neither 'grounding' nor 'understanding'"
+    if not question.strip() or not record["answer"].strip():
+        return "question or answer is empty"
+    if shown and (unused := set(range(len(shown))) - set(map(int, PLACEHOLDER.findall(question)))):
+        return f"the question never points at its box {min(unused)}"
     bare = kind == "understanding" or not record["image_id"]
-    yield from _part_faults("question", record["question"], shown, bare, width, height)
-    yield from _part_faults("answer", record["answer"], record["boxes"], bare, width, height)
-    for n, step in enumerate(record["steps"], 1):
-        yield from _part_faults(f"step {n}", step["text"], step["boxes"], bare, width, height)
+    parts = [("question", question, shown), ("answer", record["answer"], record["boxes"])]
+    parts += [(f"step {n}", step["text"], step["boxes"]) for n, step in enumerate(record["steps"], 1)]
+    for where, text, boxes in parts:
+        if boxes or "{" in text:
+            fault = _part_fault(where, text, boxes, bare, width, height)
+            if fault:
+                return fault
+    return ""
 
 
-def _part_faults(where: str, text: str, boxes: list, bare: bool, width: int, height: int) -> Iterator[str]:
-    if "{" in text:
-        for index in map(int, PLACEHOLDER.findall(text)):
-            if index >= len(boxes):
-                yield f"{where} points at box {index} of {len(boxes)}"
+def _part_fault(where: str, text: str, boxes: list, bare: bool, width: int, height: int) -> str:
+    for index in map(int, PLACEHOLDER.findall(text)):
+        if index >= len(boxes):
+            return f"{where} points at box {index} of {len(boxes)}"
     for box in boxes:
         if len(box) != 4 or not all(map(math.isfinite, box)):
-            yield f"{where} has a box that is not four finite numbers: {box}"
-        elif not (-_EDGE <= box[0] < box[2] <= width + _EDGE and -_EDGE <= box[1] < box[3] <= height + _EDGE):
-            yield f"{where} has a box that is empty or outside the {width} x {height} picture: {box}"
+            return f"{where} has a box that is not four finite numbers: {box}"
+        x1, y1, x2, y2 = box
+        if not (-_EDGE <= x1 < x2 <= width + _EDGE and -_EDGE <= y1 < y2 <= height + _EDGE):
+            return f"{where} has a box that is empty or outside the {width} x {height} picture: {box}"
     if boxes and bare:
-        yield f"{where} has boxes, yet the row is about understanding or has no picture"
+        return f"{where} has boxes, yet the row is about understanding or has no picture"
+    return ""
 
 
-_as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps would make it for every record
-
-
-def _floats(boxes: Any) -> list[list[float]]:
-    return [list(map(float, box)) for box in boxes]
+def _as_json(value: Any) -> str:
+    return orjson.dumps(value).decode()

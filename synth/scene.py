@@ -140,6 +140,14 @@ class Scene:
         return called
 
     @cached_property
+    def by_name(self) -> dict[str, list[Obj]]:
+        """The objects of each name, names and objects in the order of ``objects``."""
+        found: dict[str, list[Obj]] = {}
+        for obj in self.objects:
+            found.setdefault(obj.name, []).append(obj)
+        return found
+
+    @cached_property
     def _phrases(self) -> dict[int, str]:
         return {id(obj): self._phrase_for(obj) for obj in self.objects}
 

@@ -19,7 +19,7 @@ from synth.errors import disk_trouble
 from synth.languages import load_pack
 from synth.quality.even import Asked, even
 from synth.quality.gate import Gate
-from synth.record import IMAGES, RECORDS, check_record, make_picture, make_record
+from synth.record import IMAGES, RECORDS, check_record, make_picture, make_record, table
 from synth.scene import Scene
 from synth.settings import Settings
 from synth.sources import Fault, PictureFault, Source
@@ -173,7 +173,7 @@ def _writer(path: Path, schema: pa.Schema, compression: str) -> Iterator[Callabl
 
     def flush() -> None:
         with disk_trouble(path):
-            parquet.write_table(pa.Table.from_pylist(rows, schema=schema))
+            parquet.write_table(table(rows, schema))
         rows.clear()
 
     def append(row: dict) -> None:

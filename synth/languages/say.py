@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from functools import cache
+from functools import cache, lru_cache
 from string import Formatter
 
-from synth.languages.grammar import Words
+from synth.languages.grammar import Word, Words
 from synth.languages.pack import Pack
 
 UNSEEN = "unseen"  # the split that only uses wordings which no other split has
@@ -38,16 +38,22 @@ class Say:
         return self.pack.word.listing(parts)
 
     def _fill(self, text: str, values: dict) -> str:
-        template, inflected = _template(text)
         word = self.pack.word
-        said = dict(values)
+        fill = _filled
         for name, value in values.items():
-            if type(value) is list:
-                said[name] = Words(map(word, value))
-        for slot, name, spec in inflected:
-            value = said[name]
-            said[slot] = format(word(value) if type(value) is str else value, spec)
-        return template.format(**said)
+            if isinstance(value, list):
+                values[name] = Words(map(word, value))
+                fill = _filled.__wrapped__  # what holds a list cannot be remembered
+        return fill(word, text, **values)
+
+
+@lru_cache(maxsize=65536, typed=True)  # pictures are full of the same few things: most sentences were said before
+def _filled(word: type[Word], text: str, /, **values: object) -> str:
+    template, inflected = _template(text)
+    for slot, name, spec in inflected:
+        value = values[name]
+        values[slot] = format(word(value) if type(value) is str else value, spec)
+    return template.format_map(values)
 
 
 @cache

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
-from synth.scene import Obj, Scene
+from synth.scene import Box, Scene
 
 if TYPE_CHECKING:
     from synth.tasks.base import Draft, Facts
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 HARDEST = 5
 _MANY = (5, 10)  # objects in the picture from which it is crowded, and very much so
 _SMALL = (0.0225, 0.0025)  # share of the picture: COCO's medium (96 px) and small (32 px) on pictures of 640 px
-_IDS = ("target", "anchor", "one", "two", "subject", "object")  # facts that are the id of one thing
+_IDS = frozenset(("target", "anchor", "one", "two", "subject", "object"))  # facts that are the id of one thing
 
 
 def difficulty(scene: Scene | None, facts: Facts, draft: Draft) -> int:
@@ -32,27 +31,28 @@ def difficulty(scene: Scene | None, facts: Facts, draft: Draft) -> int:
     hops = min(len(draft.steps), 3)
     if scene is None:
         return 1 + hops
-    if "names" not in scene.remembered:
-        scene.remembered["names"] = Counter(o.name for o in scene.objects)
-    names, whole = scene.remembered["names"], scene.width * scene.height
-    most, least = 1, whole
-    for obj in _meant(scene, facts, draft):
-        most, least = max(most, names[obj.name]), min(least, obj.area)
-    crowd = len(scene.objects)
-    hard = 1 + hops + min(2, most - 1) + (crowd >= _MANY[0]) + (crowd >= _MANY[1])
-    return min(HARDEST, hard + (least < _SMALL[0] * whole) + (least < _SMALL[1] * whole))
+    if "meant" not in scene.remembered:
+        scene.remembered["meant"] = _by_id_and_box(scene)
+    by_id, by_box = scene.remembered["meant"]
+    meant = [by_id[value] for key, value in facts.items() if key in _IDS and value in by_id]
+    if "of" in facts:
+        meant += [by_id[k] for k in facts["of"] if k in by_id]
+    for part in (draft, *draft.steps):
+        meant += [by_box[box] for box in part.boxes if box in by_box]
+    meant += [by_box[box] for box in draft.question_boxes if box in by_box]
+    whole, crowd = scene.width * scene.height, len(scene.objects)
+    hard = 1 + hops + (crowd >= _MANY[0]) + (crowd >= _MANY[1])
+    if meant:
+        alike, least = max(meant)[0], min(area for _, area in meant)
+        hard += min(2, alike - 1) + (least < _SMALL[0] * whole) + (least < _SMALL[1] * whole)
+    return min(HARDEST, hard)
 
 
-def _meant(scene: Scene, facts: Facts, draft: Draft) -> list[Obj]:
-    if "by_box" not in scene.remembered:
-        by_box: dict = {}
-        for obj in scene.objects:
-            by_box.setdefault(obj.box, []).append(obj)
-        scene.remembered["by_box"] = by_box
-    by_box = scene.remembered["by_box"]
-    meant = [scene.by_id(facts[key]) for key in _IDS if key in facts]
-    meant += [scene.by_id(k) for k in facts.get("of", ())]
-    for boxes in (draft.boxes, draft.question_boxes, *(step.boxes for step in draft.steps)):
-        for box in boxes:
-            meant += by_box.get(box, ())
-    return [obj for obj in meant if obj is not None]
+def _by_id_and_box(scene: Scene) -> tuple[dict[int, tuple[int, float]], dict[Box, tuple[int, float]]]:
+    """The same two numbers by the thing's id, and by its box: of several in one box the most that share a name."""
+    by_id, by_box = {}, {}
+    for obj in reversed(scene.objects):  # of several with one id the first is meant, as by Scene.by_id
+        told = len(scene.by_name[obj.name]), obj.area
+        by_id[obj.id] = told
+        by_box[obj.box] = max(told, by_box.get(obj.box, told))
+    return by_id, by_box

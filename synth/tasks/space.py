@@ -5,6 +5,7 @@ All margins are our choice.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -52,14 +53,23 @@ def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -
     """
     if name is None and not scene.complete:
         return None
-    key = ("only_one_on", side, anchor.id, name)  # asked once to propose, and once more to tell
+    key = (side, name)
     if key not in scene.remembered:
-        k, sign = AXIS[side]
-        here = anchor.centre[k]
-        among = scene.objects if name is None else scene.named(name)
-        loose = [o for o in among if o is not anchor and o.name == (name or o.name) and sign * (o.centre[k] - here) > 0]
-        scene.remembered[key] = loose[0] if len(loose) == 1 and lies(loose[0], side, anchor) else None
-    return scene.remembered[key]
+        scene.remembered[key] = _outermost(scene, side, name)
+    first, reach, next_reach = scene.remembered[key]
+    k, sign = AXIS[side]
+    # One alone has its middle beyond the anchor's: the outermost has, and the next one has not.
+    return first if reach > sign * anchor.centre[k] >= next_reach and lies(first, side, anchor) else None
+
+
+def _outermost(scene: Scene, side: str, name: str | None) -> tuple[Obj | None, float, float]:
+    """The thing (of that name, or of any) whose middle lies furthest to that side, how far, and how far the next."""
+    k, sign = AXIS[side]
+    found = sorted(
+        scene.objects if name is None else scene.by_name.get(name, ()), key=lambda o: sign * o.centre[k], reverse=True
+    )
+    reach = [sign * o.centre[k] for o in found[:2]] + [-math.inf] * 2
+    return found[0] if found else None, reach[0], reach[1]
 
 
 def beside(scene: Scene, name: str | None = None) -> Iterator[Facts]:
@@ -104,14 +114,14 @@ def is_missing(scene: Scene, phrase: str) -> bool:
 
 def names_of(scene: Scene) -> list[str]:
     """The names in the picture, in the order of its objects, each once."""
-    return list(dict.fromkeys(o.name for o in scene.objects))
+    return list(scene.by_name)
 
 
 def among(scene: Scene, name: str | None) -> list[Obj]:
     """All objects of a name; of any name (None) only where the scene is complete, else nothing."""
     if name is None:
         return scene.objects if scene.complete else []
-    return [o for o in scene.objects if o.name == name]
+    return scene.by_name.get(name, [])
 
 
 def every(scene: Scene, name: str | None) -> list[Obj]:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from synth.errors import RecordError, SettingsError, nearest
-from synth.record import IMAGES, RECORDS, check_record, make_record
+from synth.record import IMAGES, RECORDS, check_record, make_record, table
 from synth.tasks import Draft, Step
 
 
@@ -64,6 +64,20 @@ def test_a_broken_row_is_refused_and_names_the_task(changes, said):
 
 def test_a_question_may_show_boxes_of_its_own():
     check_record(row(question="What is at {box:0}?", question_boxes=[[1, 2, 3, 4]], boxes=[], answer="A cat."), 10, 10)
+
+
+def test_a_table_is_what_pyarrow_itself_would_make_of_the_rows():
+    import pyarrow as pa
+
+    some = [row(), row(steps=[], boxes=[], question_boxes=[[1, 2, 3, 4], [5, 6, 7, 8.5]]), row(phrase=None)]
+    picture = {
+        "image_id": "a", "image": {"bytes": None, "path": "a.jpg"}, "width": 4, "height": 2, "scene": "{}",
+        "objects": [{"id": 1, "name": "cat", "kind": "thing", "box": [1.0, 2.0, 3.0, 4.0], "attributes": "{}",
+                     "traits": ["wet"], "depth": None, "confidence": 0.5, "mask": [1, 2, 5]}],
+    }  # fmt: skip
+    for rows, schema in ((some, RECORDS), ([picture, {**picture, "objects": []}], IMAGES), ([], RECORDS)):
+        assert table(rows, schema).equals(pa.Table.from_pylist(rows, schema=schema), check_metadata=True)
+        table(rows, schema).validate(full=True)
 
 
 def test_parquet_gives_back_every_field_of_a_record(tmp_path):
