@@ -48,16 +48,13 @@ def lies(one: Obj, side: str, other: Obj) -> bool:
 def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -> Obj | None:
     """The single object (of that name, or of any) on that side of ``anchor``, if no other could be meant even loosely.
 
-    Of any name it is answered only where the scene is complete: what is not annotated may lie there too.
+    Where more may lie there than is listed (see ``every``) there is none.
     """
-    if name is None and not scene.complete:
-        return None
     key = ("only_one_on", side, anchor.id, name)  # asked once to propose, and once more to tell
     if key not in scene.remembered:
         k, sign = AXIS[side]
         here = anchor.centre[k]
-        among = scene.objects if name is None else scene.named(name)
-        loose = [o for o in among if o is not anchor and o.name == (name or o.name) and sign * (o.centre[k] - here) > 0]
+        loose = [o for o in every(scene, name) if o is not anchor and sign * (o.centre[k] - here) > 0]
         scene.remembered[key] = loose[0] if len(loose) == 1 and lies(loose[0], side, anchor) else None
     return scene.remembered[key]
 
@@ -107,16 +104,11 @@ def names_of(scene: Scene) -> list[str]:
     return list(dict.fromkeys(o.name for o in scene.objects))
 
 
-def among(scene: Scene, name: str | None) -> list[Obj]:
-    """All objects of a name; of any name (None) only where the scene is complete, else nothing."""
+def every(scene: Scene, name: str | None) -> list[Obj]:
+    """All objects of a name (None: of any) where none can be missing, to be counted or told apart; else nothing."""
     if name is None:
         return scene.objects if scene.complete else []
-    return [o for o in scene.objects if o.name == name]
-
-
-def every(scene: Scene, name: str | None) -> list[Obj]:
-    """All objects of a name (None: of any) where none can be missing, to be counted or ranked; else nothing."""
-    return among(scene, name) if scene.exhaustive else []
+    return [o for o in scene.objects if o.name == name] if scene.exhaustive else []
 
 
 def places(count: int, first: int = 0) -> str:
