@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+
+from filelock import FileLock
 
 from synth import engines
 from synth.errors import OutputExistsError, SourceError, disk_trouble
@@ -110,9 +113,10 @@ def final_paths(out: Path, split: str, k: int, num_shards: int) -> dict[str, Pat
 def publish(out: Path, split: str, entry: dict, work: Path, final: dict[int, dict[str, Path]]) -> dict:
     """Move the finished shards from ``work`` to their places, write card and manifest, and return the manifest.
 
-    While files move, the manifest does not speak of the split; an interruption is repaired by running again.
+    While files move, the manifest does not speak of the split; an interruption is repaired by running again. Processes
+    that finish splits of one folder at the same time wait for each other.
     """
-    with disk_trouble(out):
+    with disk_trouble(out), _alone_in(out):
         splits = dict((read_manifest(out) or {"splits": {}})["splits"])
         if splits.pop(split, None) is not None:
             _write_manifest(out, splits)
@@ -132,9 +136,24 @@ def publish(out: Path, split: str, entry: dict, work: Path, final: dict[int, dic
         manifest = _write_manifest(out, splits)
         for leftover in (out / PARTIAL).glob(f"{split}-*"):
             shutil.rmtree(leftover)
-        if not any((out / PARTIAL).iterdir()):
-            (out / PARTIAL).rmdir()
     return manifest
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the lock under which the manifest is read and written anew; leave nothing behind when nobody else is at it.
+
+    The lock is gone with its process. Its file is removed while it is held: who waits for it then makes a new one.
+    """
+    path = out / PARTIAL / "publish.lock"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty: others' work
+                path.unlink()
+                path.parent.rmdir()
 
 
 def discard(work: Path) -> None:
