@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from synth.sources.fault import PictureFault
 from synth.sources.pictures import PictureFolder, size_of, upright
@@ -43,6 +44,40 @@ def refused(call):
 def test_a_plain_picture_comes_back_as_it_is(form):
     data = coded(noise(), form)
     assert upright(data, SIZE, "x")[0] == data
+
+
+NAMES = ("gps", "maker", "owner", "remark", "later")  # of secrets in a file
+
+
+def with_secrets(form):
+    """A picture with a colour profile that says where it was taken, by whom and with what, in all places it can."""
+    exif = Image.Exif()
+    exif[0x010F] = "a maker"
+    exif.get_ifd(0x8825)[29] = "gps day"
+    more = {"exif": exif, "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
+    if form == "PNG":
+        said = PngInfo()
+        said.add_text("Comment", "a remark")
+        said.add_itxt("XML:com.adobe.xmp", "<x>an owner</x>")
+        return coded(noise(), form, pnginfo=said, **more) + b"later"
+    if form == "WEBP":
+        return coded(noise(), form, lossless=True, xmp=b"<x>an owner, a remark</x>", **more) + b"later"
+    data = coded(noise(), form, comment="a remark", xmp=b"<x>an owner</x>", progressive=True, quality=90, **more)
+    iptc = b"Photoshop 3.0\0 an owner"
+    return data[:2] + b"\xff\xff\xed" + (len(iptc) + 2).to_bytes(2, "big") + iptc + data[2:] + b"later"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_of_places_and_names_in_a_picture_nothing_is_stored_and_no_pixel_changes(form):
+    data = with_secrets(form)
+    assert all(name.encode() in data for name in NAMES)
+    made, extension = upright(data, SIZE, "x")
+    assert not any(name.encode() in made for name in NAMES)
+    before, after = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(made))
+    assert after.format == form == {"jpg": "JPEG"}.get(extension, extension.upper())
+    assert after.tobytes() == before.tobytes() and not after.getexif()
+    assert after.info["icc_profile"] == before.info["icc_profile"]
+    assert upright(made, SIZE, "x")[0] == made
 
 
 @pytest.mark.parametrize("form", ["BMP", "TIFF", "GIF", "PPM"])
