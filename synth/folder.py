@@ -169,7 +169,7 @@ def _write_manifest(out: Path, splits: dict) -> dict:
     from synth import __version__
 
     splits = dict(sorted(splits.items()))
-    write_text(out / "README.md", _card(splits))
+    write_whole(out / "README.md", _card(splits))
     files = {name: digest for entry in splits.values() for name, digest in entry["files"].items()}
     files["README.md"] = hashlib.sha256((out / "README.md").read_bytes()).hexdigest()
     manifest = {
@@ -181,7 +181,7 @@ def _write_manifest(out: Path, splits: dict) -> dict:
         "licences": sorted({licence for entry in splits.values() for licence in entry["licences"]}),
         "files": files, "splits": splits,
     }  # fmt: skip
-    write_text(out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_whole(out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 
@@ -201,11 +201,11 @@ def _card(splits: dict) -> str:
     return "\n".join([*lines, ""])
 
 
-def write_text(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -11,6 +11,15 @@ import numpy as np
 Box = tuple[float, float, float, float]
 
 
+def iou(one: Box, other: Box) -> float:
+    """Intersection over union of two xyxy boxes; 0 where either has no area."""
+    width, height = (min(one[k + 2], other[k + 2]) - max(one[k], other[k]) for k in (0, 1))
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return width * height / (areas - width * height)
+
+
 @dataclass(kw_only=True)
 class Obj:
     """One thing in a picture; it is not changed once made, so what is derived of it is derived once.

@@ -50,7 +50,7 @@ def to_webdataset(data: Path, out: Path, pictures_root: Path | None = None) -> d
         )
     with disk_trouble(out):
         out.mkdir(parents=True, exist_ok=True)
-        dataset_folder.write_text(stamp, json.dumps(origin))
+        dataset_folder.write_whole(stamp, json.dumps(origin))
     samples: dict[str, int] = {}
     for records in sorted(name for name in manifest["files"] if name.startswith("records/")):
         name = Path(records).stem
@@ -64,7 +64,7 @@ def to_webdataset(data: Path, out: Path, pictures_root: Path | None = None) -> d
                 _write_shard(target, made)
             samples[split] = samples.get(split, 0) + (_count(target) if target.exists() else 0)
     with disk_trouble(out):
-        dataset_folder.write_text(out / _INDEX, json.dumps({"samples": samples}, indent=1) + "\n")
+        dataset_folder.write_whole(out / _INDEX, json.dumps({"samples": samples}, indent=1) + "\n")
     return samples
 
 

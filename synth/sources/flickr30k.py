@@ -109,7 +109,7 @@ def _pictures(folder: Folder) -> PictureFolder:
 
 FORMAT = Format(
     read=read, pictures=_pictures,
-    digest=lambda folder: digest_of(_files(folder)), uses=("images",), own_splits=True,
+    digest=lambda folder: digest_of(_files(folder), folder.path), uses=("images",), own_splits=True,
     expects="Annotations/*.xml, Sentences/*.txt and flickr30k-images/; splits in train.txt, val.txt, test.txt",
     signs=(("Annotations/*.xml", "Sentences/*.txt"),),
 )  # fmt: skip

@@ -107,6 +107,6 @@ def _pictures(folder: Folder) -> PictureFolder:
 
 FORMAT = Format(
     read=read, pictures=_pictures,
-    digest=lambda folder: digest_of(_files(folder)), expects="Annotations/*.xml and JPEGImages/",
+    digest=lambda folder: digest_of(_files(folder), folder.path), expects="Annotations/*.xml and JPEGImages/",
     uses=("annotations", "images"), signs=(("Annotations/*.xml",), ("annotations/*.xml",)), own_splits=True,
 )  # fmt: skip

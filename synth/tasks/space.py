@@ -9,20 +9,12 @@ import random
 from collections.abc import Iterator
 
 from synth.languages import Say
-from synth.scene import Box, Obj, Scene
+from synth.scene import Obj, Scene
 from synth.tasks.base import Draft, Facts
 
 SIDES = ("left of", "right of", "above", "below")
 AXIS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 _FORM = 1.3  # how many times longer the longer side must be for a person to say "wide" or "tall"
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
-    sides = [max(0.0, min(one[k + 2], other[k + 2]) - max(one[k], other[k])) for k in (0, 1)]
-    common = sides[0] * sides[1]
-    area, other_area = ((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other))
-    return common / (area + other_area - common)
 
 
 def form_of(obj: Obj) -> str:

@@ -16,9 +16,9 @@ from rich.console import Console
 
 import synth
 from synth.check import faults, scene_from
-from synth.engines.agree import iou
 from synth.engines.options import LlmOptions, TeacherOptions
 from synth.errors import SettingsError, SourceError
+from synth.scene import iou
 from synth.sources.options import FolderOptions
 from synth.sources.rendered import RenderedSource
 from tests.synth.engines.chat_server import chat, html, serving

@@ -110,9 +110,10 @@ def test_a_palette_with_a_transparent_entry_shows_white_there():
     assert made.getpixel((5, 5)) == (10, 20, 30) and made.getpixel((30, 5)) == (255, 255, 255)
 
 
-def test_sixteen_bits_are_scaled_not_cut():
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_not_cut(form):
     grey = np.linspace(0, 65535, 1200).astype(np.uint16).reshape(30, 40)
-    made = np.asarray(shown(coded(Image.fromarray(grey), "PNG")))
+    made = np.asarray(shown(coded(Image.fromarray(grey), form)))
     assert np.array_equal(made[..., 0], grey >> 8)
 
 
