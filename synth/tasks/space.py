@@ -70,7 +70,7 @@ def told_beside(scene: Scene, facts: Facts) -> tuple[str, Obj, Obj] | None:
 
 def missing(scene: Scene, rng: random.Random) -> str:
     """A phrase for something that is not there; a near miss (right shape, other colour) where one can be made."""
-    shapes = [o for o in scene.objects if "colour" in o.attributes and scene.complete]  # else: perhaps not written down
+    shapes = _of_known_colour(scene)
     if shapes and rng.random() < 0.6:
         there = {o.phrase for o in shapes}
         near = [f"{c}{o.between}{o.name}" for o in shapes for c in scene.colours]
@@ -82,12 +82,18 @@ def missing(scene: Scene, rng: random.Random) -> str:
     return rng.choice(absent) if absent else ""
 
 
+def _of_known_colour(scene: Scene) -> list[Obj]:
+    """What could be asked for in another colour: not what the ground may show too, which no vocabulary has."""
+    if not scene.complete:  # a colour is perhaps not written down
+        return []
+    return [o for o in scene.objects if "colour" in o.attributes and o.name in scene.vocabulary]
+
+
 def is_missing(scene: Scene, phrase: str) -> bool:
     """Whether nothing in the scene is called so, by name or by colour and name; names only of what could be told."""
     if scene.named(phrase):
         return False
-    shapes = [o for o in scene.objects if "colour" in o.attributes and scene.complete]
-    near = {f"{c}{o.between}{o.name}" for o in shapes for c in scene.colours}
+    near = {f"{c}{o.between}{o.name}" for o in _of_known_colour(scene) for c in scene.colours}
     return phrase in near or phrase in scene.vocabulary
 
 
