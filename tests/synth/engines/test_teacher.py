@@ -155,7 +155,7 @@ def test_what_is_kept_is_there_and_nearly_in_its_place(taught, folder):
         true = truth_of(picture, folder[1])
         assert picture["objects"]
         for obj in picture["objects"]:
-            best = max(true.objects, key=lambda o: iou(o.box, obj["box"]))  # noqa: B023
+            best = max(true.objects, key=lambda o, box=obj["box"]: iou(o.box, box))
             assert best.name == obj["name"] and iou(best.box, obj["box"]) > 0.8
             assert json.loads(obj["attributes"]).get("colour") in (None, best.attributes.get("colour"))
             assert 0.25 <= obj["confidence"] <= 1
