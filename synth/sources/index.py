@@ -52,13 +52,13 @@ def look_alikes(files: Iterable[str], read: Callable[[str], bytes]) -> Iterator[
 
     ``split_of`` of the group instead of the file keeps them together. What cannot be read looks like nothing.
     """
-    from synth.quality.hashes import picture_hash
+    from synth.quality.hashes import picture_hashes
     from synth.quality.near import groups
 
-    def hashes() -> Iterator[tuple[str, int]]:
+    def hashes() -> Iterator[tuple[str, tuple[int, int]]]:
         for file in files:
             try:
-                yield file, picture_hash(as_shown(read(file), file))
+                yield file, picture_hashes(as_shown(read(file), file))
             except PictureFault:
                 continue
 
