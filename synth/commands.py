@@ -85,12 +85,16 @@ def _check(given: argparse.Namespace) -> int:
 def _webdataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="dataset folder that synth finished")
     parser.add_argument("--out", required=True, help="folder for the tar files")
+    parser.add_argument(
+        "--pictures-root", type=Path, default=None,
+        help="folder of the pictures, where the data only names them (images=link) and they have moved",
+    )  # fmt: skip
 
 
 def _webdataset(given: argparse.Namespace) -> int:
     from synth.webdataset import to_webdataset
 
-    for split, samples in to_webdataset(Path(given.folder), Path(given.out)).items():
+    for split, samples in to_webdataset(Path(given.folder), Path(given.out), given.pictures_root).items():
         print(f"{given.out}: split {split!r} has {samples} samples")
     return 0
 

@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+
+from filelock import FileLock
 
 from synth import engines
 from synth.errors import OutputExistsError, SourceError, disk_trouble
@@ -110,9 +113,10 @@ def final_paths(out: Path, split: str, k: int, num_shards: int) -> dict[str, Pat
 def publish(out: Path, split: str, entry: dict, work: Path, final: dict[int, dict[str, Path]]) -> dict:
     """Move the finished shards from ``work`` to their places, write card and manifest, and return the manifest.
 
-    While files move, the manifest does not speak of the split; an interruption is repaired by running again.
+    While files move, the manifest does not speak of the split; an interruption is repaired by running again. Processes
+    that finish splits of one folder at the same time wait for each other.
     """
-    with disk_trouble(out):
+    with disk_trouble(out), _alone_in(out):
         splits = dict((read_manifest(out) or {"splits": {}})["splits"])
         if splits.pop(split, None) is not None:
             _write_manifest(out, splits)
@@ -132,9 +136,24 @@ def publish(out: Path, split: str, entry: dict, work: Path, final: dict[int, dic
         manifest = _write_manifest(out, splits)
         for leftover in (out / PARTIAL).glob(f"{split}-*"):
             shutil.rmtree(leftover)
-        if not any((out / PARTIAL).iterdir()):
-            (out / PARTIAL).rmdir()
     return manifest
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the lock under which the manifest is read and written anew; leave nothing behind when nobody else is at it.
+
+    The lock is gone with its process. Its file is removed while it is held: who waits for it then makes a new one.
+    """
+    path = out / PARTIAL / "publish.lock"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty: others' work
+                path.unlink()
+                path.parent.rmdir()
 
 
 def discard(work: Path) -> None:
@@ -150,7 +169,7 @@ def _write_manifest(out: Path, splits: dict) -> dict:
     from synth import __version__
 
     splits = dict(sorted(splits.items()))
-    write_text(out / "README.md", _card(splits))
+    write_whole(out / "README.md", _card(splits))
     files = {name: digest for entry in splits.values() for name, digest in entry["files"].items()}
     files["README.md"] = hashlib.sha256((out / "README.md").read_bytes()).hexdigest()
     manifest = {
@@ -162,7 +181,7 @@ def _write_manifest(out: Path, splits: dict) -> dict:
         "licences": sorted({licence for entry in splits.values() for licence in entry["licences"]}),
         "files": files, "splits": splits,
     }  # fmt: skip
-    write_text(out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_whole(out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 
@@ -182,11 +201,11 @@ def _card(splits: dict) -> str:
     return "\n".join([*lines, ""])
 
 
-def write_text(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -11,6 +11,15 @@ import numpy as np
 Box = tuple[float, float, float, float]
 
 
+def iou(one: Box, other: Box) -> float:
+    """Intersection over union of two xyxy boxes; 0 where either has no area."""
+    width, height = (min(one[k + 2], other[k + 2]) - max(one[k], other[k]) for k in (0, 1))
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return width * height / (areas - width * height)
+
+
 @dataclass(kw_only=True)
 class Obj:
     """One thing in a picture; it is not changed once made, so what is derived of it is derived once.
@@ -118,7 +127,7 @@ class Scene:
     licence: str
     background: str = ""
     complete: bool = True  # every object there is is listed; annotated photographs rarely promise that
-    exhaustive: bool = True  # of a name that is listed at all, every object is; else nothing is counted or ranked
+    exhaustive: bool = True  # of a name that is listed at all, every object is; else no name means one thing alone
     vocabulary: tuple[str, ...] = ()
     captions: list[Caption] = field(default_factory=list)
     relations: list[Relation] = field(default_factory=list)
@@ -167,7 +176,8 @@ class Scene:
     def phrase_for(self, obj: Obj) -> str:
         """Return the shortest phrase that means this object alone, or nothing when there is none.
 
-        In a scene that is not complete a thing whose colour nobody wrote down may well have that colour.
+        In a scene that is not complete a thing whose colour nobody wrote down may well have that colour. In one that
+        is not exhaustive there is no such phrase: a second cat may be there that nobody listed.
         """
         return self._phrases[id(obj)]
 
@@ -176,6 +186,8 @@ class Scene:
         return [(phrase, obj) for obj in self.objects if (phrase := self._phrases[id(obj)])]
 
     def _phrase_for(self, obj: Obj) -> str:
+        if not self.exhaustive:
+            return ""
         if len(self.named(obj.name)) == 1:
             return obj.name
         alike = [o for o in self.named(obj.phrase) if o is not obj]

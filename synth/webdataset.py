@@ -12,26 +12,36 @@ from pathlib import Path, PurePosixPath
 import pyarrow.parquet as pq
 
 from synth import folder as dataset_folder
-from synth.errors import OutputExistsError, SourceError, disk_trouble
+from synth.errors import OutputExistsError, SettingsError, SourceError, disk_trouble
 from synth.sources.fault import PictureFault
 from synth.sources.pictures import PictureFolder, upright
 
 _INDEX = "index.json"  # written last: a folder with it is whole
 
 
-def to_webdataset(data: Path, out: Path) -> dict[str, int]:
+def to_webdataset(data: Path, out: Path, pictures_root: Path | None = None) -> dict[str, int]:
     """Write every split of a finished dataset folder as ``SPLIT-00000-of-00010.tar`` and return samples per split.
 
     A sample is a picture, ``KEY.jpg`` (or png, webp), with ``KEY.json``: its id, size, objects and records. Records
-    without a picture are samples of ``SPLIT_text-00000-of-00010.tar``: readers want all samples of a file alike. The
+    without a picture are samples of ``SPLIT.text-00000-of-00010.tar``: readers want all samples of a file alike. The
     same folder gives the same bytes. An interrupted run goes on after the last finished file. One picture and one
     shard's records are in memory at a time.
 
+    Args:
+        pictures_root: folder of the pictures, where the data only names them (``images=link``) and they have moved;
+            None takes the folder that the manifest names.
+
     Raises:
+        SettingsError: ``pictures_root`` is given, and all pictures are stored.
         SourceError: ``data`` is no finished dataset. OutputExistsError: ``out`` holds another dataset.
         OutputError: disk trouble.
     """
     manifest = dataset_folder.finished(data)
+    if pictures_root is not None and not any("pictures_root" in entry for entry in manifest["splits"].values()):
+        raise SettingsError(
+            f"the pictures of {data} are stored in it", why="a folder of pictures would not be looked into",
+            fix="leave --pictures-root out",
+        )  # fmt: skip
     origin = {"made_from": manifest["files"]}
     stamp = out / "origin.json"
     if out.exists() and any(out.iterdir()) and (not stamp.exists() or json.loads(stamp.read_text()) != origin):
@@ -40,21 +50,21 @@ def to_webdataset(data: Path, out: Path) -> dict[str, int]:
         )
     with disk_trouble(out):
         out.mkdir(parents=True, exist_ok=True)
-        dataset_folder.write_text(stamp, json.dumps(origin))
+        dataset_folder.write_whole(stamp, json.dumps(origin))
     samples: dict[str, int] = {}
     for records in sorted(name for name in manifest["files"] if name.startswith("records/")):
         name = Path(records).stem
         split, _, rest = name.partition("-")
         root = manifest["splits"][split].get("pictures_root")
         for target, made in (
-            (out / f"{name}.tar", _pictures(data, name, Path(root) if root else None)),
-            (out / f"{split}_text-{rest}.tar", _texts(data, name)),
+            (out / f"{name}.tar", _pictures(data, name, (pictures_root or Path(root)) if root else None)),
+            (out / f"{split}.text-{rest}.tar", _texts(data, name)),  # with a dot, which no split's name has
         ):
             if not target.exists():
                 _write_shard(target, made)
             samples[split] = samples.get(split, 0) + (_count(target) if target.exists() else 0)
     with disk_trouble(out):
-        dataset_folder.write_text(out / _INDEX, json.dumps({"samples": samples}, indent=1) + "\n")
+        dataset_folder.write_whole(out / _INDEX, json.dumps({"samples": samples}, indent=1) + "\n")
     return samples
 
 
@@ -110,7 +120,7 @@ def _linked(root: Path, file: str, size: tuple[int, int]) -> tuple[bytes, str]:
         raise SourceError(
             f"{root / file}: {problem.fault.reason}",
             why="the data names its pictures instead of holding them",
-            fix="put the picture back, or make the data again with images=embed",
+            fix="put the picture back, name the folder with --pictures-root, or make the data again with images=embed",
         ) from None
 
 

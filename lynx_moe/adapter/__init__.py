@@ -11,7 +11,8 @@ from lynx_moe.adapter.registration import register
 
 register()
 
-from lynx_moe.adapter.block import LynxLayer  # noqa: E402  (the config needs the registered name)
+# Only now (E402): the config needs the registered name, and all of these need the config.
+from lynx_moe.adapter.block import LynxLayer  # noqa: E402
 from lynx_moe.adapter.config import LynxConfig  # noqa: E402
 from lynx_moe.adapter.gate_context import follow_loss_scale, runtime_of, set_aux_scale, set_gate  # noqa: E402
 from lynx_moe.adapter.model import LynxModel  # noqa: E402

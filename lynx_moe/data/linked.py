@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from lynx_moe.errors import RecordError
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # as synth: others start programs (EPS)
+_SIXTEEN_BIT = ("PNG", "PPM")  # what Pillow reads as mode "I" of these has 16 bits
 
 
 def open_linked(root: Path | None, name: str, size: tuple[int, int]) -> Image.Image:
@@ -17,7 +19,8 @@ def open_linked(root: Path | None, name: str, size: tuple[int, int]) -> Image.Im
     As synth stores pictures: upright where the size says so, else as the file holds it; alpha is laid on white.
 
     Raises:
-        RecordError: there is no root, the path leaves it, or the picture is missing or has another size.
+        RecordError: there is no root, the path leaves it, or the picture is missing, has another size or pixels of
+            no known range.
         OSError: it cannot be decoded.
     """
     if root is None:
@@ -45,13 +48,19 @@ def open_linked(root: Path | None, name: str, size: tuple[int, int]) -> Image.Im
             f"{path} is {upright.size[0]} x {upright.size[1]} pixels, its boxes are of {size[0]} x {size[1]}",
             why="the picture was changed after the data were made", fix="make the data again",
         )  # fmt: skip
-    return eight_bit(upright if size == upright.size else image)
+    chosen = upright if size == upright.size else image
+    if chosen.mode in ("I", "F") and image.format not in _SIXTEEN_BIT:
+        raise RecordError(
+            f"{path} has pixels without a known range", why=f"it is a {image.format} file of mode {chosen.mode}",
+            fix="save it with 8 or 16 bits a channel, or make the data with images=embed, which leaves it out",
+        )  # fmt: skip
+    return eight_bit(chosen)
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
     """The picture in RGB: 16 bit scaled to 8 where Pillow would cut, alpha laid on white."""
-    if image.mode.startswith("I;16"):
-        return image.point(lambda value: value / 256, "L").convert("RGB")
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

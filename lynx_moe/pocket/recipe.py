@@ -130,7 +130,7 @@ def train(
     see, forward = _see(model, eyes), _forward(model, eyes, first)
     if recipe.compile:
         forward = torch.compile(forward)
-    log = open(work / "log.txt", "a", buffering=1)  # noqa: SIM115  (open for the whole run)
+    log = open(work / "log.txt", "a", buffering=1)  # open for the whole run
     log.write(f"{len(material.asked)} pictures, {len(material.games)} games, vocabulary {len(tokenizer)}\n")
     gc.freeze()  # or every collection would walk through millions of questions
     began, sums, count = time.time(), np.zeros(7), 0

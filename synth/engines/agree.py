@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synth.scene import Box, Obj
+from synth.scene import Box, Obj, iou
 
 _SAME_LINE = 0.9  # overlap at which one reading has listed one object twice
 
@@ -21,16 +21,6 @@ class Listed:
     name: str
     box: Box
     colour: str = ""
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two xyxy boxes."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    common = width * height
-    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 def match(first: Sequence[Listed], second: Sequence[Listed], min_iou: float) -> list[tuple[int, int, float]]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from synth.engines.agree import iou
 from synth.engines.client import Dropped
 from synth.engines.guards import speaks_to_a_model, strange_signs
 from synth.engines.reading import BOX
 from synth.record import PLACEHOLDER
-from synth.scene import Box, Obj, Question
+from synth.scene import Box, Obj, Question, iou
 
 _LONGEST = 300  # characters of a question or a step
 _LONGEST_ANSWER = 100

@@ -23,7 +23,7 @@ def look_alikes(tables: Tables, found: Gathered, threshold: int = THRESHOLD) -> 
     """
     splits = sorted({shard.split for shard in tables.shards})
     split_of_shard = np.array([splits.index(shard.split) for shard in tables.shards], np.int64)
-    values, row_of = np.unique(found.near, return_inverse=True)
+    values, row_of = np.unique(found.near, axis=0, return_inverse=True)
     split_of_row = split_of_shard[found.near_shards] if len(found.near) else np.zeros(0, np.int64)
     held_KS = np.zeros((len(values), len(splits)), np.int64)
     np.add.at(held_KS, (row_of, split_of_row), 1)

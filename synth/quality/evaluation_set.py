@@ -11,7 +11,7 @@ import numpy as np
 
 from synth.errors import SourceError
 from synth.quality.hashes import UNREADABLE, Look, look_of
-from synth.quality.near import THRESHOLD, check_threshold
+from synth.quality.near import THRESHOLD, check_threshold, second_threshold
 from synth.quality.tables import Tables
 from synth.sources.pictures import SUFFIXES
 
@@ -25,7 +25,7 @@ class Match:
 
 
 class EvaluationSet:
-    """The looks of all pictures in some folders, held in memory: 8 bytes, a digest and a name each.
+    """The looks of all pictures in some folders, held in memory: 16 bytes, a digest and a name each.
 
     ``unreadable`` names the files that are no pictures after all.
 
@@ -43,7 +43,7 @@ class EvaluationSet:
         self.names: list[str] = []
         self.unreadable: list[str] = []
         self._exact: dict[str, int] = {}
-        near: list[int] = []
+        near: list[tuple[int, int]] = []
         for folder in map(Path, folders):
             before = len(self.names)
             for name, look in looks_in(folder, self.unreadable):
@@ -55,15 +55,16 @@ class EvaluationSet:
                     f"{folder} holds no readable picture", why="nothing could be compared with it",
                     fix="name a folder of picture files, or a dataset folder that synth finished",
                 )  # fmt: skip
-        self._near = np.array(near, np.uint64)
+        self._near = np.array(near, np.uint64).reshape(-1, 2)
 
     def find(self, look: Look) -> Match | None:
         """Return the picture with the same pixels, else the one that looks most alike within the threshold, if any."""
         if look.exact in self._exact:
             return Match(self.names[self._exact[look.exact]], None)
-        apart = np.bitwise_count(self._near ^ np.uint64(look.near))
-        closest = int(apart.argmin())
-        return Match(self.names[closest], int(apart[closest])) if apart[closest] <= self.threshold else None
+        apart, second = np.bitwise_count(self._near ^ np.array(look.near, np.uint64)).T
+        alike = np.flatnonzero((apart <= self.threshold) & (second <= second_threshold(self.threshold)))
+        closest = min(alike.tolist(), key=lambda k: apart[k], default=None)
+        return None if closest is None else Match(self.names[closest], int(apart[closest]))
 
     def fingerprint(self) -> dict:
         """Return what decides the answers of ``find``: a digest of all looks, and the threshold."""

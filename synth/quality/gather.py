@@ -1,4 +1,4 @@
-"""One walk over a dataset folder that counts, samples and hashes: 16 bytes a picture stay in memory, no more."""
+"""One walk over a dataset folder that counts, samples and hashes: 24 bytes a picture stay in memory, no more."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BoxExample:
 
 @dataclass(slots=True)
 class Gathered:
-    """What the walk found. ``near`` and ``places`` tell, row by row, a picture's hash and (split, shard, row)."""
+    """What the walk found. ``near`` and ``places`` tell, row by row, a picture's two hashes and (split, shard, row)."""
 
     tasks: dict[str, TaskTally] = field(default_factory=dict)
     pictures: Counter = field(default_factory=Counter)
@@ -47,7 +47,7 @@ class Gathered:
     examples: dict[str, tuple[list[Example], list[Example]]] = field(default_factory=dict)
     box_examples: dict[str, tuple[list[BoxExample], list[BoxExample]]] = field(default_factory=dict)
     samples: Samples = field(default_factory=Samples)
-    near: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    near: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
     near_shards: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     near_rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     unreadable: int = 0
@@ -77,7 +77,7 @@ def gather(tables: Tables, *, looks: bool = True, tick: Callable[[], None] = lam
                 if look is None:
                     found.unreadable += 1
                 else:
-                    near.append(look.near)
+                    near.extend(look.near)
                     shards.append(number)
                     rows.append(row)
         spoken_of: dict[str, str] = {}
@@ -87,7 +87,7 @@ def gather(tables: Tables, *, looks: bool = True, tick: Callable[[], None] = lam
                 spoken_of[record["image_id"]] = record["licence"]
         found.picture_licences.update(spoken_of.values())
         tick()
-    found.near = np.array(near, np.uint64)
+    found.near = np.array(near, np.uint64).reshape(-1, 2)
     found.near_shards, found.near_rows = np.array(shards, np.int32), np.array(rows, np.int32)
     return found
 

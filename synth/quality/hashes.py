@@ -19,6 +19,7 @@ from synth.sources.pictures import FORMATS
 BITS = 64
 _SIDE = 32
 _FLAT = 1.0  # grey levels: frequencies fainter than this are noise of the encoder, not what the picture shows
+_STEPS, _STEP = 8, 2  # places of a row that are compared with the next one; grey levels a step must rise by
 UNREADABLE = Exception  # what Pillow raises for a bad file: OSError, SyntaxError, struct.error, IndexError and more
 
 
@@ -37,9 +38,9 @@ _ROWS, _COLUMNS = (np.array(axis) for axis in zip(*_LOWEST, strict=True))
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a picture looks: ``near`` is the 64-bit perceptual hash, ``exact`` the sha256 of its upright RGB pixels."""
+    """How a picture looks: ``near`` is what `picture_hashes` says, ``exact`` the sha256 of its upright RGB pixels."""
 
-    near: int
+    near: tuple[int, int]
     exact: str
 
 
@@ -49,7 +50,7 @@ def look_of(data: bytes) -> Look:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     digest = hashlib.sha256(f"{upright.width}x{upright.height}\0".encode())
     digest.update(upright.tobytes())
-    return Look(picture_hash(upright), digest.hexdigest())
+    return Look(picture_hashes(upright), digest.hexdigest())
 
 
 def picture_hash(image: Image.Image) -> int:
@@ -59,6 +60,17 @@ def picture_hash(image: Image.Image) -> int:
     frequencies[np.abs(frequencies) < _FLAT] = 0.0
     bits = frequencies > np.median(frequencies)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def picture_hashes(image: Image.Image) -> tuple[int, int]:
+    """Return two hashes of 64 bits that a changed copy has to be near in both: the perceptual one, and the second look.
+
+    Of plain grounds with few things on them two now and then have all lowest frequencies alike. The second look tells
+    them apart: whether it gets lighter from place to place (the difference hash), by more than an encoder's noise.
+    """
+    grey = image.convert("L").resize((_STEPS + 1, _STEPS), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    steps = np.diff(np.asarray(grey, np.int32), axis=1) > _STEP
+    return picture_hash(image), int.from_bytes(np.packbits(steps).tobytes(), "big")
 
 
 def distance(one: int, other: int) -> int:

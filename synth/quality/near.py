@@ -15,31 +15,32 @@ import numpy as np
 from synth.errors import SettingsError
 
 THRESHOLD = 6  # bits: a resized, re-encoded or brightened picture stays below, other photographs lie around 32
+_SECOND = 10  # bits of the second hash: copies differed in 5 at most, false pairs of the first in 19 and more
 _LARGEST = 15  # beyond, unrelated pictures begin to meet
 _QUARTERS, _WIDTH = 4, 16
 _AT_ONCE = 2_000_000  # candidate pairs compared at a time: some 50 MB
 
 
-def groups(hashes: Iterable[tuple[str, int]], threshold: int = THRESHOLD) -> dict[str, str]:
+def groups(hashes: Iterable[tuple[str, tuple[int, int]]], threshold: int = THRESHOLD) -> dict[str, str]:
     """Return for every file the name of its group: the smallest file name among the pictures that look like it.
 
-    Files whose hashes differ in at most ``threshold`` bits share a group, also by a chain of such files; a file that
-    looks like no other is its own group. To keep near-duplicates on one side, choose the split by the group's name
+    Files whose hashes lie near each other (see ``close_pairs``) share a group, also by a chain of such files; a file
+    that looks like no other is its own group. To keep near-duplicates on one side, choose the split by the group's name
     instead of the file's: ``split_of(groups[file], val_fraction)``. A new picture may give a group a smaller name.
 
     Args:
-        hashes: file name and ``hashes.picture_hash`` of it, in any order.
+        hashes: file name and ``hashes.picture_hashes`` of it, in any order.
         threshold: 0 to 15 bits.
 
     Raises:
         SettingsError: the threshold is outside that range.
     """
-    by_hash: dict[int, str] = {}
-    files: list[tuple[str, int]] = []
+    by_hash: dict[tuple[int, int], str] = {}
+    files: list[tuple[str, tuple[int, int]]] = []
     for file, value in hashes:
         files.append((file, value))
         by_hash[value] = min(file, by_hash.get(value, file))
-    values = np.array(sorted(by_hash), np.uint64)
+    values = np.array(sorted(by_hash), np.uint64).reshape(-1, 2)
     parent = list(range(len(values)))
 
     def root(k: int) -> int:
@@ -53,24 +54,26 @@ def groups(hashes: Iterable[tuple[str, int]], threshold: int = THRESHOLD) -> dic
             parent[root(i)] = root(j)
     smallest: dict[int, str] = {}
     roots = {}
-    for k, value in enumerate(values.tolist()):
+    for k, value in enumerate(map(tuple, values.tolist())):
         roots[value] = root(k)
         smallest[roots[value]] = min(by_hash[value], smallest.get(roots[value], by_hash[value]))
     return {file: smallest[roots[value]] for file, value in files}
 
 
 def close_pairs(values: np.ndarray, threshold: int = THRESHOLD) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield every pair of hashes within ``threshold`` bits once, in pieces of bounded size.
+    """Yield every pair whose first hashes lie within ``threshold`` bits once, in pieces of bounded size.
+
+    The second hashes only rule out what the first find: they may differ in ``second_threshold(threshold)`` bits.
 
     Args:
-        values: (N,) uint64. Give each hash once: a thousand equal ones have half a million pairs.
+        values: (N, 2) uint64. Give each pair of hashes once: a thousand equal ones have half a million pairs.
         threshold: 0 to 15 bits.
 
     Yields:
-        Positions i, positions j (i < j) and distances in bits: three (M,) integer arrays.
+        Positions i, positions j (i < j) and distances of the first in bits: three (M,) integer arrays.
     """
     check_threshold(threshold)
-    values = np.asarray(values, np.uint64)
+    values, second = np.asarray(values, np.uint64).reshape(-1, 2).T
     quarters = [
         ((values >> np.uint64(_WIDTH * q)) & np.uint64(2**_WIDTH - 1)).astype(np.int64) for q in range(_QUARTERS)
     ]
@@ -90,10 +93,16 @@ def close_pairs(values: np.ndarray, threshold: int = THRESHOLD) -> Iterator[tupl
                 other = order[np.repeat(first[rows], lengths) + offset]
                 apart = np.bitwise_count(values[one] ^ values[other]).astype(np.int64)
                 found = (one < other) & (apart <= threshold)
+                found &= np.bitwise_count(second[one] ^ second[other]) <= second_threshold(threshold)
                 for before in quarters[:q]:  # found there already
                     found &= np.bitwise_count(before[one] ^ before[other]) > radius
                 if found.any():
                     yield one[found], other[found], apart[found]
+
+
+def second_threshold(threshold: int) -> int:
+    """Return in how many bits second hashes may differ: more than copies of a picture ever did that the first found."""
+    return max(_SECOND, threshold + 4)
 
 
 def check_threshold(threshold: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from synth.errors import SettingsError, disk_trouble
+from synth.folder import write_whole
 from synth.quality.figures import figures
 from synth.quality.gather import gather
 from synth.quality.near import THRESHOLD, check_threshold
@@ -53,17 +53,17 @@ def report(
         out.mkdir(parents=True, exist_ok=True)
         for task, some in shown.items():
             if some:
-                _write(
+                write_whole(
                     out / f"sheet-{_file_name(task)}.png", _encoded(contact_sheet(task, some), "PNG", compress_level=3)
                 )
         for name, data in drawn.items():
-            _write(out / f"figure-{name}.png", data)
+            write_whole(out / f"figure-{name}.png", data)
         text = page.render(
             report=content, points=POINTS, samples={task: [_cell(s) for s in some] for task, some in shown.items()},
             figures={name: _uri(data, "png") for name, data in drawn.items()},
         )  # fmt: skip
-        _write(out / "report.html", text.encode())
-        _write(out / "report.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        write_whole(out / "report.html", text.encode())
+        write_whole(out / "report.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
     return content
 
 
@@ -105,12 +105,3 @@ def _uri(data: bytes, kind: str) -> str:
 
 def _file_name(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", task)[:80]
-
-
-def _write(path: Path, data: bytes) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_bytes(data)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synth.errors import SourceError
+from synth.sources.fault import PictureFault
+from synth.sources.pictures import PictureFolder
 
 _AT_ONCE = 100  # rows; a row of the images table holds a whole encoded picture
 
@@ -94,10 +96,10 @@ class Tables:
         image, root = picture["image"], self.splits[shard.split].get("pictures_root")
         if image["bytes"] is not None or root is None or not image["path"]:
             return image["bytes"]
-        path = (Path(root) / image["path"]).resolve()
-        if not path.is_relative_to(Path(root).resolve()) or not path.is_file():
+        try:
+            return PictureFolder(Path(root)).read(image["path"])
+        except PictureFault:
             return None
-        return path.read_bytes()
 
     def image_ids(self, shard: Shard) -> list[str]:
         """Return the ids of the shard's pictures, in the order of ``pictures``."""

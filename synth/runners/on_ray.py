@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from synth.errors import SettingsError
@@ -12,10 +13,30 @@ from synth.settings import Settings
 from synth.sources import Source, open_source
 
 
+class _Key:
+    """The key of the server that an engine asks, on its way from this process into the actors' memory.
+
+    Not by Ray's runtime_env: Ray writes that into its logs and into the command lines of its workers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._name = settings.llm.key_env
+        self._value = "" if settings.engine == "template" else settings.llm.key()
+
+    def __repr__(self) -> str:
+        return "a key"
+
+    def hand_over(self) -> None:
+        """Put the key where engines look for it, in this process only."""
+        if self._value:
+            os.environ[self._name] = self._value
+
+
 class _Maker:
     """What an actor opens once and uses for all its shards."""
 
-    def __init__(self, settings: Settings, gate: Gate, work: str) -> None:
+    def __init__(self, settings: Settings, gate: Gate, work: str, key: _Key) -> None:
+        key.hand_over()
         self._settings, self._gate, self._work = settings, gate, Path(work)
         self._source = open_source(settings, self._work)
 
@@ -30,7 +51,8 @@ def run_on_ray(settings: Settings, source: Source, gate: Gate, todo: list[Job], 
     """Make all shards of ``todo`` by ``settings.workers`` Ray actors, on a cluster that is there or a local one.
 
     The cluster is the one that ``RAY_ADDRESS`` names, else this machine. Shards and their reports are the same files
-    as of one process, so a run may be interrupted here and finished there.
+    as of one process, so a run may be interrupted here and finished there. A key that an engine needs is the one in
+    the environment of this process; other nodes need not have it.
     """
     try:
         import ray
@@ -46,7 +68,9 @@ def run_on_ray(settings: Settings, source: Source, gate: Gate, todo: list[Job], 
     try:
         jobs = [{"shard": k, "start": indices.start, "stop": indices.stop} for k, indices in todo]
         made = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map(
-            _Maker, fn_constructor_args=(settings, gate, str(work.resolve())), concurrency=settings.workers
+            _Maker,
+            fn_constructor_args=(settings, gate, str(work.resolve()), _Key(settings)),
+            concurrency=settings.workers,
         )
         for row in made.iter_rows():
             shown.advance(row["pictures"])

@@ -24,5 +24,5 @@ def one_shard(
     records, images = work / f"{k}.records.parquet", work / f"{k}.images.parquet"
     report = make_shard(source, gate, settings, indices, records, images, tick)
     with disk_trouble(work):
-        folder.write_text(work / f"{k}.json", json.dumps(report))
+        folder.write_whole(work / f"{k}.json", json.dumps(report))
     return report

@@ -14,6 +14,7 @@ from synth.sources.annotated import AnnotatedSource, fingerprint
 from synth.sources.fault import Fault, PictureFault
 from synth.sources.format import Format
 from synth.sources.formats import FORMATS, detect
+from synth.sources.options import one_path
 from synth.sources.paste import PasteOptions, PasteSource, grounds_digest
 from synth.sources.rendered import RenderedSource
 from synth.sources.solid import SolidSource
@@ -74,7 +75,10 @@ def _open_paste(settings: Settings, work: Path) -> PasteSource:
 def _paste_fingerprint(settings: Settings) -> dict:
     inner = _pasted(settings)
     of = {"of": inner.source, "of_options": source_kind(inner.source).fingerprint(inner)}
-    return {**asdict(settings.paste), **of, "grounds_sha256": grounds_digest(settings.paste.grounds)}
+    grounds = settings.paste.grounds
+    return {
+        **asdict(settings.paste), **of, "grounds": one_path(grounds), "grounds_sha256": grounds_digest(grounds),
+    }  # fmt: skip
 
 
 SOURCES: dict[str, SourceKind] = {

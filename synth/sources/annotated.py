@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from synth.sources.fault import Fault
 from synth.sources.format import Format
 from synth.sources.index import Index, build, one_name
 from synth.sources.masks import mask_of
-from synth.sources.options import VAL_FRACTION, Folder, FolderOptions, check_options
+from synth.sources.options import VAL_FRACTION, Folder, FolderOptions, check_options, described
 from synth.sources.pictures import safe_name, upright
 
 _DIVIDED = ("train", "val")  # the splits that file names are divided into
@@ -29,7 +28,7 @@ def fingerprint(name: str, form: Format, options: FolderOptions) -> dict:
     """Return the options and the digest of the annotations; raises ``SourceError`` when there are none."""
     check_options(name, options, form.uses)
     with _reading(options):
-        return {**asdict(options), "annotations_sha256": form.digest(Folder(source=name, options=options))}
+        return {**described(options), "annotations_sha256": form.digest(Folder(source=name, options=options))}
 
 
 @contextmanager

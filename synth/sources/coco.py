@@ -36,7 +36,7 @@ def pictures(folder: Folder) -> PictureFolder:
 
 
 FORMAT = Format(
-    read=read, pictures=pictures, digest=lambda folder: digest_of([folder.annotations(*_USUAL)]),
+    read=read, pictures=pictures, digest=lambda folder: digest_of([folder.annotations(*_USUAL)], folder.path),
     expects="instances.json (or annotations/instances_*.json) and images/", uses=("annotations", "images"),
     signs=tuple((pattern,) for pattern in _USUAL[:6]),
 )  # fmt: skip

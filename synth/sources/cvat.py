@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError, XMLParser
+from xml.etree.ElementTree import Element, XMLParser
 
 from synth.errors import SourceError
 from synth.sources.annotation import Annotated, Outline, Thing, Vocabulary
@@ -14,7 +14,7 @@ from synth.sources.format import Format, Items, digest_of
 from synth.sources.masks import extent
 from synth.sources.options import Folder
 from synth.sources.pictures import PictureFolder
-from synth.sources.safe_xml import as_number
+from synth.sources.safe_xml import XML_FAULTS, NoDoctype, as_number
 
 _SHAPES = ("box", "polygon", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
 _USUAL = ("annotations.xml",)
@@ -93,15 +93,12 @@ def _turned(point: tuple[float, float], centre: tuple[float, float], turn: float
     )
 
 
-class _Target:
+class _Target(NoDoctype):
     """Builds one <image> or <labels> element at a time: an export may be far larger than memory."""
 
     def __init__(self) -> None:
         self.done: list[Element] = []
         self._open: list[Element] = []
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("a document type in an annotation file")
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         if self._open or tag in ("image", "labels"):
@@ -131,7 +128,7 @@ def _elements(path: Path) -> Iterator[Element]:
                 yield from target.done
                 target.done.clear()
         parser.close()
-    except (ParseError, ValueError, LookupError, OSError) as problem:
+    except XML_FAULTS as problem:
         raise SourceError(
             f"{path} is not a CVAT export", why=str(problem), fix="export it again as CVAT for images 1.1"
         ) from problem
@@ -139,6 +136,6 @@ def _elements(path: Path) -> Iterator[Element]:
 
 FORMAT = Format(
     read=read, pictures=lambda folder: PictureFolder(folder.pictures("images")), own_splits=True,
-    digest=lambda folder: digest_of([folder.annotations(*_USUAL)]), expects="annotations.xml and images/",
+    digest=lambda folder: digest_of([folder.annotations(*_USUAL)], folder.path), expects="annotations.xml and images/",
     signs=(_USUAL,), uses=("annotations", "images"), holds=b"<image",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from synth.sources.format import Format, Items, below, digest_of
 from synth.sources.options import Folder
 from synth.sources.pictures import PictureFolder
 from synth.sources.safe_xml import XML_FAULTS, parse, text
-from synth.sources.voc import size, thing
+from synth.sources.voc import picture_of, size, thing
 
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[\w-]+)+) ([^\]]*)\]")
 _FIRST = re.compile(
@@ -29,7 +29,7 @@ def read(folder: Folder, work: Path) -> Items:
     A thing is named as the shortest phrase for it, without article or number ("green shirt"). Not everything there is
     was spoken of, so no name is known to be absent, and none to be listed in full.
     """
-    splits = _splits(folder)
+    splits, pictures = _splits(folder), _pictures(folder)
     for path in below(folder.path / "Annotations", ".xml"):
         row = path.relative_to(folder.path).as_posix()
         sentences = folder.path / "Sentences" / f"{path.stem}.txt"
@@ -37,6 +37,10 @@ def read(folder: Folder, work: Path) -> Items:
             root, lines = parse(path), sentences.read_text(encoding="utf-8").splitlines()
         except XML_FAULTS:
             yield Fault("unreadable annotation or sentence file", row)
+            continue
+        file = picture_of(path, text(root, "filename"), pictures)
+        if isinstance(file, Fault):
+            yield Fault(file.reason, row)
             continue
         nodes = [node for node in root.iterfind("object") if node.find("bndbox") is not None]
         boxes = _by_entity(nodes)
@@ -47,7 +51,7 @@ def read(folder: Folder, work: Path) -> Items:
             for start, end, entity in spans:
                 phrases.setdefault(entity, []).append(words[start:end])
         yield Annotated(
-            file=text(root, "filename") or f"{path.stem}.jpg", **size(root), captions=captions, absent=[],
+            file=file, **size(root), captions=captions, absent=[],
             exhaustive=False,
             things=[_named(k, node, phrases) for k, node in enumerate(nodes)], split=splits.get(path.stem),
         )  # fmt: skip
@@ -99,9 +103,13 @@ def _files(folder: Folder) -> Iterator[Path]:
     yield from (path for split in _SPLITS if (path := folder.path / f"{split}.txt").is_file())
 
 
+def _pictures(folder: Folder) -> PictureFolder:
+    return PictureFolder(folder.pictures("flickr30k-images", "flickr30k_images", "images"))
+
+
 FORMAT = Format(
-    read=read, pictures=lambda folder: PictureFolder(folder.pictures("flickr30k-images", "flickr30k_images", "images")),
-    digest=lambda folder: digest_of(_files(folder)), uses=("images",), own_splits=True,
+    read=read, pictures=_pictures,
+    digest=lambda folder: digest_of(_files(folder), folder.path), uses=("images",), own_splits=True,
     expects="Annotations/*.xml, Sentences/*.txt and flickr30k-images/; splits in train.txt, val.txt, test.txt",
     signs=(("Annotations/*.xml", "Sentences/*.txt"),),
 )  # fmt: skip

@@ -66,11 +66,11 @@ class Format:
             return self.holds in file.read(_LOOKED_AT)
 
 
-def digest_of(files: Iterable[Path]) -> str:
-    """Return a digest of the files' bytes; of pictures, of their names only."""
+def digest_of(files: Iterable[Path], root: Path) -> str:
+    """Return a digest of the files' names, as seen from ``root``, and bytes; of pictures, of their names only."""
     total = hashlib.sha256()
     for path in files:
-        total.update(f"{path.as_posix()}\0".encode(errors="surrogateescape"))
+        total.update(os.fsencode(Path(os.path.relpath(path, root)).as_posix()) + b"\0")
         if path.suffix.lower() not in SUFFIXES:
             with open(path, "rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())

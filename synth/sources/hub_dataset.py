@@ -13,7 +13,7 @@ from synth.errors import SourceError
 from synth.sources.annotation import Annotated, Thing, Vocabulary, corners
 from synth.sources.fault import PictureFault
 from synth.sources.format import Format, Items
-from synth.sources.options import Folder
+from synth.sources.options import Folder, one_path
 from synth.sources.pictures import Size, size_of
 
 _CATEGORY = ("category", "category_id", "label", "labels", "name", "categories")
@@ -84,6 +84,7 @@ def _open(path: str) -> dict[str, Any]:
     """Return the tables by split, memory-mapped, pictures left encoded."""
     import datasets
 
+    path = one_path(path)  # the library tells tables apart by it
     try:
         saved = any((Path(path) / name).is_file() for name in ("dataset_dict.json", "state.json"))
         opened = datasets.load_from_disk(path) if saved else datasets.load_dataset(path)

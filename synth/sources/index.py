@@ -7,7 +7,6 @@ sorts them by file name.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import sqlite3
@@ -17,7 +16,7 @@ from pathlib import Path
 from synth.errors import OutputError, disk_trouble
 from synth.sources.annotation import Annotated, Outline, Vocabulary, can_be_said, check, pack, unpack, whole_size
 from synth.sources.fault import Fault, PictureFault
-from synth.sources.pictures import size_of, upright
+from synth.sources.pictures import as_shown
 
 _SAME_SPLIT = {"valid": "val", "validation": "val", "dev": "val"}
 _SCHEMA = """
@@ -53,14 +52,13 @@ def look_alikes(files: Iterable[str], read: Callable[[str], bytes]) -> Iterator[
 
     ``split_of`` of the group instead of the file keeps them together. What cannot be read looks like nothing.
     """
-    from synth.quality.hashes import look_of
+    from synth.quality.hashes import picture_hashes
     from synth.quality.near import groups
 
-    def hashes() -> Iterator[tuple[str, int]]:
+    def hashes() -> Iterator[tuple[str, tuple[int, int]]]:
         for file in files:
             try:
-                data = read(file)
-                yield file, look_of(upright(data, size_of(io.BytesIO(data), file), file)[0]).near
+                yield file, picture_hashes(as_shown(read(file), file))
             except PictureFault:
                 continue
 

@@ -90,6 +90,6 @@ def _files(folder: Folder) -> Iterator[Path]:
 
 FORMAT = Format(
     read=read, pictures=lambda folder: PictureFolder(folder.path),
-    digest=lambda folder: digest_of(_files(folder)), expects="*.json with shapes, beside their pictures",
+    digest=lambda folder: digest_of(_files(folder), folder.path), expects="*.json with shapes, beside their pictures",
     signs=(("*.json",), ("*/*.json",)), holds=b'"shapes"',
 )  # fmt: skip

@@ -63,6 +63,6 @@ def _file(image: dict) -> str | None:
 
 FORMAT = Format(
     read=read, pictures=lambda folder: PictureFolder(folder.pictures("images")), uses=("annotations", "images"),
-    digest=lambda folder: digest_of([folder.annotations(*_USUAL)]),
+    digest=lambda folder: digest_of([folder.annotations(*_USUAL)], folder.path),
     expects="lvis_v1_*.json, and the COCO folders train2017/ and val2017/", signs=tuple((p,) for p in _USUAL),
 )  # fmt: skip

@@ -50,6 +50,6 @@ def _pictures(folder: Folder) -> PictureFolder:
 
 
 FORMAT = Format(
-    read=read, pictures=_pictures, digest=lambda folder: digest_of([folder.annotations(*_USUAL)]),
+    read=read, pictures=_pictures, digest=lambda folder: digest_of([folder.annotations(*_USUAL)], folder.path),
     expects="zhiyuan_objv2_*.json and train/patch*/", signs=tuple((p,) for p in _USUAL), uses=("annotations", "images"),
 )  # fmt: skip

@@ -94,7 +94,7 @@ def _files(folder: Folder) -> Iterator[Path]:
 
 
 FORMAT = Format(
-    read=read, pictures=_pictures, digest=lambda folder: digest_of(_files(folder)), own_splits=True,
+    read=read, pictures=_pictures, digest=lambda folder: digest_of(_files(folder), folder.path), own_splits=True,
     expects="*annotations-bbox.csv, *class-descriptions*.csv, and images/ (or train/, validation/, test/)",
     signs=tuple((pattern,) for pattern in _BOXES), uses=("annotations", "images", "names"),
 )  # fmt: skip

@@ -94,6 +94,16 @@ class Folder:
         )  # fmt: skip
 
 
+def described(options: FolderOptions) -> dict:
+    """Return the options as a manifest keeps them: one folder has one path, however it was named."""
+    return {**asdict(options), "path": one_path(options.path)}
+
+
+def one_path(path: str) -> str:
+    """Return the one absolute path of what is there; what is not, such as a dataset's name on a hub, as it is."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
+
+
 def check_options(source: str, options: FolderOptions, uses: Iterable[str]) -> None:
     """Raise ``SettingsError`` when no folder is named, a value is out of range, or an option would do nothing."""
     if not options.path:

@@ -54,7 +54,7 @@ def _pictures(folder: Folder) -> PictureFolder:
 
 
 FORMAT = Format(
-    read=read, pictures=_pictures, digest=lambda folder: digest_of([folder.annotations(*_USUAL)]),
+    read=read, pictures=_pictures, digest=lambda folder: digest_of([folder.annotations(*_USUAL)], folder.path),
     expects="annotations/panoptic_*.json, a folder of PNGs of the same name beside it, and val2017/ or images/",
     signs=tuple((p,) for p in _USUAL), uses=("annotations", "images"),
 )  # fmt: skip

@@ -24,6 +24,7 @@ from synth.scene import Scene
 from synth.sources.fault import PictureFault
 from synth.sources.pictures import SUFFIXES, PictureFolder, size_of, upright
 from synth.sources.ranges import is_range
+from synth.sources.rendered import LICENCE
 
 _TRIES = 30  # draws of an object before a picture goes without it
 _LOOKED_AT = 200  # pictures searched for a mask before the source is refused
@@ -39,6 +40,9 @@ class PasteOptions:
     of: str = field(default="auto", metadata={"help": "source=paste: the annotated source of the objects (folder.*)"})
     grounds: str = field(
         default="", metadata={"help": "source=paste: folder of pictures to lay them on; empty: drawn ones"}
+    )
+    grounds_licence: str | None = field(
+        default=None, metadata={"help": "source=paste: licence of the pictures in paste.grounds; null: unknown"}
     )
     side: int = field(default=336, metadata={"help": "source=paste: pixels of each side of a picture"})
     objects: list[int] = field(
@@ -63,6 +67,7 @@ class PasteOptions:
             "side": 32 <= self.side <= 4096, "objects": is_range(self.objects, 1, 40), "scale": 0 < small <= large <= 1,
             "turn": 0 <= self.turn <= 180, "light": 0 <= self.light < 1, "blur": 0 <= self.blur <= 20,
             "camera": 0 <= self.camera <= 0.4, "of": self.of not in ("paste", "rendered"),
+            "grounds_licence": self.grounds_licence is None or bool(self.grounds and self.grounds_licence.strip()),
         }  # fmt: skip
         for name, fine in good.items():
             if not fine:
@@ -125,6 +130,8 @@ class PasteSource:
         picture, quality = add_noise(rng, picture), rng.randint(70, 95)
         # A crumb at the edge is in the picture, yet not listed; and a photograph may show anything: one of ours a cup.
         bare = background in ("plain", "noise")
+        if not bare:
+            licences.add(self._options.grounds_licence or "unknown" if self._grounds else LICENCE)
         complete = bare and len(objects) == len(names)
         vocabulary = getattr(self._inner, "vocabulary", ()) if bare else ()
         return Scene(

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from synth.sources.fault import PictureFault
+from synth.sources.metadata import without_metadata
 
 SUFFIXES = (".jpg", ".png", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpe", ".ppm", ".pgm")
 # Formats that Pillow decodes by itself (JPEG includes MPO); others start programs (EPS) or are no photographs.
@@ -98,29 +100,43 @@ def upright(data: bytes, stated: Size, file: str) -> tuple[bytes, str]:
     Args:
         stated: (width, height) that the boxes refer to: those of the picture as shown, or as it lies in the file.
 
-    Plain RGB and grey JPEG, PNG and WebP come back as they are; the rest as PNG, alpha laid on white, 16 bit scaled
-    to 8. Raises ``PictureFault`` for what cannot be decoded whole, is a film, or has another size than stated.
+    Plain RGB and grey JPEG, PNG and WebP come back as they are, but for their metadata; the rest as PNG, alpha laid on
+    white, 16 bit scaled to 8. Raises ``PictureFault`` for what cannot be decoded whole, is a film, or has another size
+    than stated.
     """
     with _refusing(file):
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.format in _FILMS and getattr(image, "n_frames", 1) > 1:
-            raise PictureFault("animated picture", file)
-        image.load()
+        image = _decoded(data, file)
         shown = ImageOps.exif_transpose(image)
         if stated not in (shown.size, image.size):
             raise PictureFault("size differs from the annotation", file)
         plain = image.getexif().get(_ORIENTATION, 1) == 1 and "transparency" not in image.info
         if plain and image.format in _KEPT_AS_IS and image.mode in ("RGB", "L"):
-            return data, _KEPT_AS_IS[image.format]
-        chosen = eight_bit(shown if stated == shown.size else image, file)
+            with suppress(ValueError):  # laid out as no writer should: what stands between its pixels is not known
+                return without_metadata(data, image.format), _KEPT_AS_IS[image.format]
+        chosen = eight_bit(shown if stated == shown.size else image, image.format, file)
         buffer = io.BytesIO()
         chosen.save(buffer, "PNG")
         return buffer.getvalue(), "png"
 
 
-def eight_bit(image: Image.Image, file: str) -> Image.Image:
-    """Return the picture in RGB with nothing else in it: no alpha, no palette, no EXIF."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+def as_shown(data: bytes, file: str) -> Image.Image:
+    """Return the picture upright, in 8 bit RGB; raises ``PictureFault`` for what cannot be decoded, or is a film."""
+    with _refusing(file):
+        image = _decoded(data, file)
+        return eight_bit(ImageOps.exif_transpose(image), image.format, file)
+
+
+def _decoded(data: bytes, file: str) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.format in _FILMS and getattr(image, "n_frames", 1) > 1:
+        raise PictureFault("animated picture", file)
+    image.load()
+    return image
+
+
+def eight_bit(image: Image.Image, form: str | None, file: str) -> Image.Image:
+    """Return the picture of a file of that format in RGB with nothing else in it: no alpha, no palette, no EXIF."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and form in ("PNG", "PPM")):
         # Pillow would cut everything above 255; a 16 bit picture is scaled instead.
         grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")

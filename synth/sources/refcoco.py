@@ -96,7 +96,7 @@ def _instances(folder: Folder) -> Path:
 
 FORMAT = Format(
     read=read, pictures=lambda folder: PictureFolder(folder.pictures(*_IMAGES)), own_splits=True,
-    digest=lambda folder: digest_of([folder.annotations(*_USUAL), _instances(folder)]),
+    digest=lambda folder: digest_of([folder.annotations(*_USUAL), _instances(folder)], folder.path),
     expects="refs(*).p or refs(*).json, instances.json, and train2014/ or images/", uses=("annotations", "images"),
     signs=tuple((pattern, "instances.json") for pattern in _USUAL),
 )  # fmt: skip

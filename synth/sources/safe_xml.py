@@ -10,19 +10,20 @@ from xml.etree.ElementTree import Element
 XML_FAULTS = (ElementTree.ParseError, ValueError, LookupError, OSError)  # LookupError: an encoding nobody knows
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
+class NoDoctype:
+    """A parser's target that raises ``ValueError`` at a document type declaration."""
+
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError("a document type in an annotation file")
 
 
-def parser() -> ElementTree.XMLParser:
-    """Return a parser that raises ``ValueError`` at a document type declaration."""
-    return ElementTree.XMLParser(target=_NoDoctype())
+class _Tree(NoDoctype, ElementTree.TreeBuilder):
+    """Builds a whole tree."""
 
 
 def parse(path: Path) -> Element:
     """Return the root of a small file; raises one of ``XML_FAULTS``."""
-    return ElementTree.parse(path, parser()).getroot()
+    return ElementTree.parse(path, ElementTree.XMLParser(target=_Tree())).getroot()
 
 
 def text(node: Element, path: str) -> str:

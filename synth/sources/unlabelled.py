@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 from synth.errors import SettingsError, SourceError
 from synth.scene import Scene
 from synth.sources.fault import Fault, PictureFault
 from synth.sources.index import as_text, is_text, look_alikes, split_of
-from synth.sources.options import VAL_FRACTION, FolderOptions, check_options
+from synth.sources.options import VAL_FRACTION, FolderOptions, check_options, described
 from synth.sources.pictures import SUFFIXES, PictureFolder, upright
 
 _PICTURES_OF = {"train": "train", "val": "val", "unseen": "val"}
@@ -22,7 +21,7 @@ def pictures_fingerprint(options: FolderOptions) -> dict:
     """Return the options and a digest of the pictures' names and sizes in bytes."""
     root = Path(options.path)
     listing = [(file, (root / file).lstat().st_size) for file in _files(options)]
-    return {**asdict(options), "listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
+    return {**described(options), "listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
 
 
 class PicturesSource:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from synth.errors import SourceError
-from synth.sources.annotation import Annotated, Thing, corners, is_number
+from synth.scene import iou
+from synth.sources.annotation import Annotated, Thing, corners
 from synth.sources.coco_file import is_id, items
 from synth.sources.fault import Fault
 from synth.sources.format import Format, Items, digest_of
@@ -72,7 +73,7 @@ def _things(rows: list[dict]) -> tuple[list[Thing], dict[Any, int]]:
         names = row.get("names") if isinstance(row.get("names"), list) else [row.get("name")]
         name = names[0].strip().lower() if names and isinstance(names[0], str) else None
         box = corners([row.get(k) for k in ("x", "y", "w", "h")])
-        same = next((t for t in things if t.name == name and box and t.box and _iou(t.box, box) >= _SAME), None)
+        same = next((t for t in things if t.name == name and box and t.box and iou(t.box, box) >= _SAME), None)
         if same is None:
             same = Thing(id=len(things), name=name, box=box, row=f"object {row.get('object_id')}")
             things.append(same)
@@ -130,17 +131,6 @@ def _dicts(rows: Any) -> list[dict]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def _iou(one: list, other: list) -> float:
-    if not all(map(is_number, (*one, *other))):
-        return 0.0
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other))
-    return width * height / (areas - width * height)
-
-
 def _files(folder: Folder) -> Iterator[Path]:
     paths = (folder.path / f"{name}.json" for name in ("image_data", *_FILES.values()))
     return (path for path in paths if path.is_file())
@@ -148,7 +138,7 @@ def _files(folder: Folder) -> Iterator[Path]:
 
 FORMAT = Format(
     read=read, pictures=lambda folder: PictureFolder(folder.pictures("images")), uses=("images",),
-    digest=lambda folder: digest_of(_files(folder)),
+    digest=lambda folder: digest_of(_files(folder), folder.path),
     expects="image_data.json and objects.json; also attributes.json, relationships.json, region_descriptions.json; "
     "VG_100K/ and VG_100K_2/",
     signs=(("image_data.json", "objects.json"),),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element
 
 from synth.errors import SourceError
 from synth.sources.annotation import Annotated, Thing, is_number
-from synth.sources.fault import Fault
+from synth.sources.fault import Fault, PictureFault
 from synth.sources.format import Format, Items, below, digest_of
 from synth.sources.options import Folder
-from synth.sources.pictures import PictureFolder
+from synth.sources.pictures import SUFFIXES, PictureFolder
 from synth.sources.safe_xml import XML_FAULTS, number, parse, text
 
 _SPLITS = ("train", "val", "test")
@@ -19,7 +22,7 @@ _SPLITS = ("train", "val", "test")
 
 def read(folder: Folder, work: Path) -> Items:
     """Yield the picture of each XML file; its split is that of ``ImageSets/Main`` where one lists it."""
-    splits = _splits(folder)
+    splits, pictures = _splits(folder), _pictures(folder)
     for path in below(_annotations(folder), ".xml"):
         row = path.relative_to(folder.path).as_posix()
         try:
@@ -27,14 +30,35 @@ def read(folder: Folder, work: Path) -> Items:
         except XML_FAULTS:
             yield Fault("unreadable annotation file", row)
             continue
-        file = text(root, "filename")
-        if not file:
-            yield Fault("annotation without a file name", row)
+        file = picture_of(path, text(root, "filename"), pictures)
+        if isinstance(file, Fault):
+            yield Fault(file.reason, row)
             continue
         yield Annotated(
             file=file, **size(root), split=splits.get(path.stem),
             things=[thing(k, node) for k, node in enumerate(root.iterfind("object"))],
         )  # fmt: skip
+
+
+def picture_of(path: Path, stated: str, pictures: PictureFolder) -> str | Fault:
+    """Return which picture an annotation file is about: the one it states, unless files say otherwise.
+
+    Renaming leaves the stated name behind, so a picture called like the annotation file comes first, as all tools have
+    it. Without one, a stated picture that another annotation file is called like is that file's: its boxes lie there.
+    """
+    named = PurePosixPath(stated.replace("\\", "/"))
+    if named.stem == path.stem and named.suffix.lower() in SUFFIXES:
+        return stated
+    for parent, suffix in itertools.product((named.parent, PurePosixPath()), (named.suffix, *SUFFIXES)):
+        own = (parent / f"{path.stem}{suffix}").as_posix()
+        with suppress(PictureFault):
+            pictures.require(own)
+            return own
+    if not stated:
+        return Fault("annotation without a file name", str(path))
+    if os.path.exists(path.parent / f"{named.stem}{path.suffix}"):
+        return Fault("file name of a picture that another annotation file is about", str(path))
+    return stated
 
 
 def thing(k: int, node: Element) -> Thing:
@@ -77,8 +101,12 @@ def _files(folder: Folder) -> Iterator[Path]:
     yield from sorted((folder.path / "ImageSets" / "Main").glob("*.txt"))
 
 
+def _pictures(folder: Folder) -> PictureFolder:
+    return PictureFolder(folder.pictures("JPEGImages", "images"))
+
+
 FORMAT = Format(
-    read=read, pictures=lambda folder: PictureFolder(folder.pictures("JPEGImages", "images")),
-    digest=lambda folder: digest_of(_files(folder)), expects="Annotations/*.xml and JPEGImages/",
+    read=read, pictures=_pictures,
+    digest=lambda folder: digest_of(_files(folder), folder.path), expects="Annotations/*.xml and JPEGImages/",
     uses=("annotations", "images"), signs=(("Annotations/*.xml",), ("annotations/*.xml",)), own_splits=True,
 )  # fmt: skip

@@ -115,7 +115,7 @@ def _labels(folder: Folder) -> Iterator[Path]:
 
 
 def _digest(folder: Folder) -> str:
-    return digest_of([folder.names(*_NAMES), *_pictures(folder), *_labels(folder)])
+    return digest_of([folder.names(*_NAMES), *_pictures(folder), *_labels(folder)], folder.path)
 
 
 FORMAT = Format(

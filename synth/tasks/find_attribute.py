@@ -1,7 +1,7 @@
 """Find a thing by what it is like: "the small star", "the red thing", "the wooden chair"."""
 
 from synth.tasks.base import Draft, task
-from synth.tasks.space import among
+from synth.tasks.space import every
 
 # Words that exclude each other: a chair said to be metal is not the wooden one; one of which nothing is said may be.
 _CONTRARY = (
@@ -24,7 +24,7 @@ def _differs(one, other, term, contrary) -> bool:
 def _alone(scene, facts, groups=_CONTRARY):
     """The thing the facts mean, if it is plainly the only one like that; ``groups`` are in the scene's language."""
     obj, by, name = scene.by_id(facts["target"]), facts["by"], facts["name"]
-    if obj is None or not by or name not in (None, obj.name) or (name is None and not scene.complete):
+    if obj is None or not by or name not in (None, obj.name):
         return None
     if any(term not in obj.attributes for term in by if term != "trait"):
         return None
@@ -32,7 +32,10 @@ def _alone(scene, facts, groups=_CONTRARY):
     if "trait" in by and trait not in obj.traits:
         return None
     excluded = [word for group in groups if trait in group for word in group if word != trait]
-    others = [o for o in among(scene, name) if o is not obj]
+    found = every(scene, name)
+    if not found:
+        return None
+    others = [o for o in found if o is not obj]
     if "trait" in by and any(trait in o.traits for o in others):
         return None
     return obj if all(any(_differs(obj, o, term, excluded) for term in by) for o in others) else None
@@ -45,7 +48,7 @@ def _propose(scene, rng):
         if obj.traits:
             known.append({"target": obj.id, "name": obj.name, "by": ["trait"], "trait": rng.choice(obj.traits)})
         for name in (obj.name, None):
-            if len(among(scene, name)) > 1:
+            if len(every(scene, name)) > 1:
                 shorter = [{"target": obj.id, "name": name, "by": [term]} for term in ("size", "colour")]
                 alone = [facts for facts in shorter if _alone(scene, facts)]
                 both = {"target": obj.id, "name": name, "by": ["size", "colour"]}

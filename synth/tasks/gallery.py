@@ -14,8 +14,10 @@ _INTRO = """# Tasks
 Every task with one record in each language, written by `synth.tasks.gallery.markdown()`: a test keeps this page true.
 `{box:k}` in a question is the k-th of the record's `question_boxes`, in a step or an answer the k-th of its own boxes;
 a dialect writes the numbers. *Not all annotated* says whether a task is asked of pictures that hold more than is
-annotated, as photographs do: it then asks only what stays true whatever else is there. Difficulty goes from 1 to 5
-(`synth/tasks/difficulty.py`).
+annotated, as photographs do: it then asks only what stays true whatever else is there. *Instances missing* says whether
+it is asked where even of a name that is annotated not every instance is, as in Visual Genome and Flickr30k: there "the
+cat" may mean two, so a question shows a box, or asks with words that somebody wrote about one place. Difficulty goes
+from 1 to 5 (`synth/tasks/difficulty.py`).
 
 There are no questions about several pictures at once, and none about points instead of boxes: a record has one picture,
 and no dialect writes a point.
@@ -28,12 +30,13 @@ def markdown() -> str:
     """Return the page; the same text every time."""
     drawn = [RenderedSource(RenderedOptions(objects=[3, 6])).scene(k, "gallery", 0) for k in range(_PICTURES)]
     scenes = [*drawn, *[_annotated()] * _DRAWS]
-    rows = ["| task | kind | not all annotated |", "|---|---|---|"]
-    photograph = [_annotated(complete=False)] * _DRAWS
+    rows = ["| task | kind | not all annotated | instances missing |", "|---|---|---|---|"]
+    photographs = [[_annotated(complete=False, exhaustive=listed)] * _DRAWS for listed in (True, False)]
     sections = []
     for name, task in sorted(TASKS.items()):
-        asked = "yes" if _first(name, photograph, "en") else "no"
-        rows.append(f"| [{name}](#{name}) | {task.kind} | {asked if task.needs_image else 'text alone'} |")
+        asked = ["yes" if _first(name, photograph, "en") else "no" for photograph in photographs]
+        asked = asked if task.needs_image else ["text alone"] * len(asked)
+        rows.append(f"| [{name}](#{name}) | {task.kind} | {' | '.join(asked)} |")
         sections.append(f"## {name}\n")
         for language in LANGUAGES:
             if name in load_pack(language).tasks:
@@ -57,7 +60,7 @@ def _shown(language: str, draft: Draft) -> str:
     return "\n".join([*lines, f"    - {draft.answer}"])
 
 
-def _annotated(*, complete: bool = True) -> Scene:
+def _annotated(*, complete: bool = True, exhaustive: bool = True) -> Scene:
     """What an annotated photograph may know: relations, regions, captions, depth beside boxes. The words are ours."""
     known = (  # name, box, colour, depth
         ("man", (60, 60, 160, 300), "black", 2.0), ("horse", (40, 180, 296, 420), "brown", 3.0),
@@ -79,7 +82,7 @@ def _annotated(*, complete: bool = True) -> Scene:
     regions += [Region(text=text, box=objects[4].box, unique=True) for text in referring]
     return Scene(
         index=0, width=640, height=480, objects=objects, image_bytes=lambda: (b"", "jpg"), source="annotated",
-        licence="none", complete=complete, vocabulary=("man", "horse", "dog", "hat", "cat"),
+        licence="none", complete=complete, exhaustive=exhaustive, vocabulary=("man", "horse", "dog", "hat", "cat"),
         relations=[Relation(subject=0, predicate="wearing", object=3)], regions=regions, captions=[english, japanese],
         questions=[
             Question(

@@ -13,7 +13,7 @@ def _each(scene, rng):
 def colour(scene, facts, say):
     """Of things which their name alone means: the phrase with the colour would tell."""
     obj = scene.by_id(facts["target"])
-    if obj is None or "colour" not in obj.attributes or len(scene.named(obj.name)) > 1:
+    if obj is None or "colour" not in obj.attributes or scene.phrase_for(obj) != obj.name:
         return None
     return Draft(question=say("question", n=obj.name), answer=obj.attributes["colour"], about=(obj.name,))
 

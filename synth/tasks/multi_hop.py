@@ -1,7 +1,7 @@
 """Go from thing to thing, two or three hops: start at the cat, then the thing left of it, then the thing above that."""
 
 from synth.tasks.base import Draft, Step, task
-from synth.tasks.space import SIDES, among, found_by, names_of, only_one_on
+from synth.tasks.space import SIDES, every, found_by, names_of, only_one_on
 
 _A_PICTURE = 3  # questions at most, each ending at another thing
 _SHORTEST, _LONGEST = 2, 3
@@ -11,7 +11,7 @@ _STOP = 0.4  # how often a walk ends after two hops although there is a third
 def _onward(scene, rng, met):
     """Every hop from the last thing met to one that was not met yet, in an order drawn anew."""
     hops = []
-    several = [name for name in names_of(scene) if len(among(scene, name)) > 1 or not scene.complete]
+    several = [name for name in names_of(scene) if len(every(scene, name)) > 1 or not scene.complete]
     for name in [None, *several]:
         for side in SIDES:
             thing = only_one_on(scene, side, met[-1], name)

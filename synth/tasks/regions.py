@@ -3,8 +3,8 @@
 A point cannot be shown: dialects write boxes, and a box without area is none.
 """
 
+from synth.scene import iou
 from synth.tasks.base import Draft, task
-from synth.tasks.space import overlap
 
 _ALIKE = 0.5  # IoU from which two boxes are taken for one place
 
@@ -13,7 +13,7 @@ _ALIKE = 0.5  # IoU from which two boxes are taken for one place
 def name_region(scene, facts, say):
     """Of boxes that no other thing shares."""
     obj = scene.by_id(facts["target"])
-    if obj is None or any(overlap(obj.box, o.box) >= _ALIKE for o in scene.objects if o is not obj):
+    if obj is None or any(iou(obj.box, o.box) >= _ALIKE for o in scene.objects if o is not obj):
         return None
     return Draft(question=say("question"), answer=say("answer", p=obj.phrase), question_boxes=[obj.box])
 
@@ -61,6 +61,6 @@ def refer(scene, facts, say):
     if not found:
         return None
     region, text = found
-    if any(_plain(r) == text and overlap(r.box, region.box) < _ALIKE for r in scene.regions):
+    if any(_plain(r) == text and iou(r.box, region.box) < _ALIKE for r in scene.regions):
         return None
     return Draft(question=say("question", t=text), answer=say("answer"), boxes=[region.box], phrase=text)

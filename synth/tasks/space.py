@@ -10,20 +10,12 @@ import random
 from collections.abc import Iterator
 
 from synth.languages import Say
-from synth.scene import Box, Obj, Scene
+from synth.scene import Obj, Scene
 from synth.tasks.base import Draft, Facts
 
 SIDES = ("left of", "right of", "above", "below")
 AXIS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 _FORM = 1.3  # how many times longer the longer side must be for a person to say "wide" or "tall"
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
-    sides = [max(0.0, min(one[k + 2], other[k + 2]) - max(one[k], other[k])) for k in (0, 1)]
-    common = sides[0] * sides[1]
-    area, other_area = ((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other))
-    return common / (area + other_area - common)
 
 
 def form_of(obj: Obj) -> str:
@@ -49,10 +41,8 @@ def lies(one: Obj, side: str, other: Obj) -> bool:
 def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -> Obj | None:
     """The single object (of that name, or of any) on that side of ``anchor``, if no other could be meant even loosely.
 
-    Of any name it is answered only where the scene is complete: what is not annotated may lie there too.
+    Where more may lie there than is listed (see ``every``) there is none.
     """
-    if name is None and not scene.complete:
-        return None
     key = (side, name)
     if key not in scene.remembered:
         scene.remembered[key] = _outermost(scene, side, name)
@@ -65,9 +55,7 @@ def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -
 def _outermost(scene: Scene, side: str, name: str | None) -> tuple[Obj | None, float, float]:
     """The thing (of that name, or of any) whose middle lies furthest to that side, how far, and how far the next."""
     k, sign = AXIS[side]
-    found = sorted(
-        scene.objects if name is None else scene.by_name.get(name, ()), key=lambda o: sign * o.centre[k], reverse=True
-    )
+    found = sorted(every(scene, name), key=lambda o: sign * o.centre[k], reverse=True)
     reach = [sign * o.centre[k] for o in found[:2]] + [-math.inf] * 2
     return found[0] if found else None, reach[0], reach[1]
 
@@ -91,7 +79,7 @@ def told_beside(scene: Scene, facts: Facts) -> tuple[str, Obj, Obj] | None:
 
 def missing(scene: Scene, rng: random.Random) -> str:
     """A phrase for something that is not there; a near miss (right shape, other colour) where one can be made."""
-    shapes = [o for o in scene.objects if "colour" in o.attributes and scene.complete]  # else: perhaps not written down
+    shapes = _of_known_colour(scene)
     if shapes and rng.random() < 0.6:
         there = {o.phrase for o in shapes}
         near = [f"{c}{o.between}{o.name}" for o in shapes for c in scene.colours]
@@ -103,12 +91,18 @@ def missing(scene: Scene, rng: random.Random) -> str:
     return rng.choice(absent) if absent else ""
 
 
+def _of_known_colour(scene: Scene) -> list[Obj]:
+    """What could be asked for in another colour: not what the ground may show too, which no vocabulary has."""
+    if not scene.complete:  # a colour is perhaps not written down
+        return []
+    return [o for o in scene.objects if "colour" in o.attributes and o.name in scene.vocabulary]
+
+
 def is_missing(scene: Scene, phrase: str) -> bool:
     """Whether nothing in the scene is called so, by name or by colour and name; names only of what could be told."""
     if scene.named(phrase):
         return False
-    shapes = [o for o in scene.objects if "colour" in o.attributes and scene.complete]
-    near = {f"{c}{o.between}{o.name}" for o in shapes for c in scene.colours}
+    near = {f"{c}{o.between}{o.name}" for o in _of_known_colour(scene) for c in scene.colours}
     return phrase in near or phrase in scene.vocabulary
 
 
@@ -117,16 +111,11 @@ def names_of(scene: Scene) -> list[str]:
     return list(scene.by_name)
 
 
-def among(scene: Scene, name: str | None) -> list[Obj]:
-    """All objects of a name; of any name (None) only where the scene is complete, else nothing."""
+def every(scene: Scene, name: str | None) -> list[Obj]:
+    """All objects of a name (None: of any) where none can be missing, to be counted or told apart; else nothing."""
     if name is None:
         return scene.objects if scene.complete else []
-    return scene.by_name.get(name, [])
-
-
-def every(scene: Scene, name: str | None) -> list[Obj]:
-    """All objects of a name (None: of any) where none can be missing, to be counted or ranked; else nothing."""
-    return among(scene, name) if scene.exhaustive else []
+    return scene.by_name.get(name, []) if scene.exhaustive else []
 
 
 def places(count: int, first: int = 0) -> str:

@@ -1,17 +1,21 @@
 """Data that name pictures instead of holding them: read back from their folder, in the frame of their boxes."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from lynx_moe.data import load_records
+from lynx_moe.data.linked import open_linked
 from lynx_moe.errors import RecordError
+from synth.sources.pictures import upright
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +69,21 @@ def test_linked_pictures_are_read_under_their_boxes_and_asked_the_same(tmp_path,
         x1, y1, x2, y2 = record.boxes[0]
         red, _, blue = record.image().getpixel((int(x1 + x2) // 2, int(y1 + y2) // 2))
         assert red > 200 and blue < 60
+
+
+@pytest.mark.parametrize("form", ["PNG", "PPM", "TIFF"])
+def test_sixteen_bits_are_scaled_as_stored_pictures_are(form, tmp_path):
+    grey = np.linspace(0, 65535, 1200).astype(np.uint16).reshape(30, 40)
+    Image.fromarray(grey).save(tmp_path / "x", form)
+    stored = Image.open(io.BytesIO(upright((tmp_path / "x").read_bytes(), (40, 30), "x")[0]))
+    assert np.array_equal(np.asarray(open_linked(tmp_path, "x", (40, 30))), np.asarray(stored))
+    assert np.array_equal(np.asarray(stored)[..., 0], grey >> 8)
+
+
+def test_pixels_without_a_range_are_refused_as_they_are_when_stored(tmp_path):
+    Image.new("F", (40, 30), 0.5).save(tmp_path / "x", "TIFF")
+    with pytest.raises(RecordError, match="range"):
+        open_linked(tmp_path, "x", (40, 30))
 
 
 def test_moved_pictures_are_found_where_they_are_now(tmp_path, source):

@@ -47,7 +47,8 @@ def scenes(draw):
     captions = st.builds(Caption, text=WORDS, spans=st.lists(spans, max_size=3).map(tuple))
     return Scene(
         index=0, width=width, height=height, objects=objects, image_bytes=lambda: (b"", "jpg"), source="any",
-        licence="none", complete=draw(st.booleans()), background=draw(st.sampled_from(["", "plain"])),
+        licence="none", complete=(complete := draw(st.booleans())), exhaustive=complete or draw(st.booleans()),
+        background=draw(st.sampled_from(["", "plain"])),
         vocabulary=("cat", "star", "dog", "person"), relations=draw(st.lists(relations, max_size=4)),
         regions=draw(st.lists(regions, max_size=3)), captions=draw(st.lists(captions, max_size=2)),
     )  # fmt: skip

@@ -146,6 +146,16 @@ def test_a_relation_that_two_have_is_not_asked_even_of_a_complete_picture():
     assert found("predicate", plural, HORSE, relations=[Relation(subject=0, predicate="has", object=3)]) == {}
 
 
+def test_what_is_worn_is_shown_where_its_name_may_mean_another():
+    said = [Relation(subject=0, predicate="wearing", object=2), Relation(subject=0, predicate="has", object=2)]
+    second = thing(4, "hat", 120, 10, 140, 20)
+    for objects, listed in (((MAN, OTHER, HAT), {"exhaustive": False}), ((MAN, OTHER, HAT, second), {})):
+        told = drafts("predicate", scene(*objects, relations=said, complete=False, **listed))
+        assert {(d.phrase, *d.boxes, *d.question_boxes) for d in told} == {("man wearing the hat", MAN.box, HAT.box)}
+        assert {d.question for d in told} >= {"Find the man wearing the hat at {box:0}."}
+        assert {d.answer for d in told} == {"The man wearing the hat is at {box:0}."}
+
+
 def test_counts_are_compared_by_pointing_at_all():
     told = {(d.question, d.answer): d for d in drafts("compare_counts", scene(RED, BLUE, LAST, CAT), draws=200)}
     more = told["Are there more stars than cats?", "Yes, 3 against 1."]

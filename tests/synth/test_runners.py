@@ -2,15 +2,21 @@
 
 import hashlib
 import io
+import tempfile
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 import synth
 import synth.shard
+from synth.engines.options import LlmOptions
 from synth.errors import OutputError
 from synth.runners.shown import Shown
 from synth.settings import Settings
+from tests.synth.engines.chat_server import honest, serving
+
+KEY = "sk-very-secret-0123456789"
 
 
 def digests(out):
@@ -47,6 +53,26 @@ def test_ray_writes_the_bytes_of_one_process_and_finishes_what_it_began(tmp_path
     assert len(list((tmp_path / "both").rglob("*.records.parquet"))) == 1
     assert synth.make(settings(tmp_path / "both", runner="ray"), console=quiet) == alone
     assert digests(tmp_path / "both") == digests(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_the_key_reaches_actors_that_lack_it_and_no_file(tmp_path, quiet, monkeypatch):
+    import ray
+
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with serving(honest, key=KEY) as server, tempfile.TemporaryDirectory() as logs:
+        ray.init(_temp_dir=logs, include_dashboard=False, num_cpus=1)  # its workers have the environment of now
+        try:
+            monkeypatch.setenv("SOME_KEY", KEY)
+            options = LlmOptions(url=server.url, model="m", key_env="SOME_KEY", max_tries=2)
+            made = {"engine": "llm", "llm": options, "runner": "ray", "size": 1}
+            manifest = synth.make(settings(tmp_path / "d", **made), console=quiet)
+        finally:
+            ray.shutdown()
+        assert manifest["splits"]["train"]["rejected"] == {} and set(server.keys) == {f"Bearer {KEY}"}
+        written = [path for root in (logs, tmp_path) for path in Path(root).rglob("*") if path.is_file()]
+        assert len(written) > 10 and not [path for path in written if KEY.encode() in path.read_bytes()]
+    assert KEY not in quiet.file.getvalue()
 
 
 @pytest.mark.slow

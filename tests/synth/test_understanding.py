@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from synth.scene import Caption, Region, Relation
+from synth.scene import Caption, Question, Region, Relation
 from synth.tasks import TASKS
 from synth.tasks.base import task
 from tests.synth.by_hand import asked, thing
@@ -61,6 +61,27 @@ def test_the_answer_is_what_the_scene_shows(task, objects, question, answer):
 @pytest.mark.parametrize("task", ["colour", "where", "size", "form", "measure"])
 def test_what_a_phrase_could_mean_twice_is_not_asked(task):
     assert not any(" star" in q and "red" not in q and "blue" not in q for q, _ in asked(task, *STARS))
+
+
+NOT_LISTED_IN_FULL = {
+    "describe_region", "exists", "find_region", "grounded_caption", "name_region", "predicate", "refer",
+    "teacher_steps",
+}  # fmt: skip
+
+
+def test_where_instances_may_be_missing_no_name_means_one_thing_alone():
+    """A second cat that nobody listed would make every other question false or have two answers."""
+    known = {
+        **SAID, "complete": False, "questions": [Question(text="Why?", steps=(("At {box:0}.", (1,)),), answer="So.")],
+        "relations": [*SAID["relations"], Relation(subject=1, predicate="wearing", object=2)],
+    }  # fmt: skip
+    told = {n: asked(n, *KEY_DOG_CAT, STARS[0], exhaustive=False, **known) for n in TASKS if TASKS[n].needs_image}
+    assert {name for name, questions in told.items() if questions} == {*NOT_LISTED_IN_FULL, "background"}
+    sure = {n: asked(n, *KEY_DOG_CAT, *STARS, **known) for n in ("find_one", "relation", "superlative")}
+    assert all(sure.values())
+    traits = [thing(k, "chair", 40 * k, 0, 40 * k + 20, 20, traits=(t,)) for k, t in enumerate(("wooden", "metal"))]
+    assert asked("find_attribute", *traits, complete=False)
+    assert not asked("find_attribute", *traits, complete=False, exhaustive=False)
 
 
 def test_facts_come_in_the_order_asked_and_never_amount_to_a_box():

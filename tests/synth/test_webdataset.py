@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import synth
-from synth.errors import OutputExistsError, SourceError
+from synth.__main__ import main
+from synth.errors import OutputExistsError, SettingsError, SourceError
 from synth.settings import Settings
 from synth.sources.options import FolderOptions
 from synth.webdataset import to_webdataset
@@ -99,6 +100,21 @@ def test_linked_pictures_stand_as_their_boxes_lie(tmp_path):
         stored = Image.open(io.BytesIO(tar.extractfile(name).read()))
     assert stored.size == (20, 40) and not stored.getexif()
     assert stored.getpixel((10, 5))[2] > 200 and stored.getpixel((10, 35))[0] > 200
-    (tmp_path / "coco" / "images" / "a.jpg").unlink()
+    (tmp_path / "coco" / "images").rename(tmp_path / "moved")
     with pytest.raises(SourceError, match="missing picture"):
         to_webdataset(tmp_path / "data", tmp_path / "again")
+    command = ["webdataset", str(tmp_path / "data"), "--out", str(tmp_path / "again")]
+    assert main([*command, "--pictures-root", str(tmp_path / "moved")]) == 0
+    assert digests(tmp_path / "again") == digests(tmp_path / "wds")
+
+
+def test_a_folder_of_pictures_that_would_not_be_looked_into_is_refused(data, tmp_path):
+    with pytest.raises(SettingsError, match="stored"):
+        to_webdataset(data, tmp_path / "wds", tmp_path)
+
+
+def test_no_split_is_called_like_the_texts_of_another(tmp_path):
+    for split in ("train", "train_text"):
+        synth.make(Settings(out=str(tmp_path / "data"), split=split, size=2, task=["exists", "numbers"]))
+    assert to_webdataset(tmp_path / "data", tmp_path / "wds") == {"train": 2 + 4, "train_text": 2 + 4}
+    assert len(list((tmp_path / "wds").glob("*.tar"))) == 4

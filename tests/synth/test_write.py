@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import multiprocessing
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +211,45 @@ def test_an_interruption_while_publishing_is_repaired(made, tmp_path, monkeypatc
     assert not (out / "manifest.json").exists()
     synth.make(settings(out))
     assert digests(out) == digests(made[0])
+
+
+def _make_when_the_others_are_ready(out, split, ready, failed):
+    """In a process of its own: what is read of the manifest is old by the time it is written."""
+    publish, read = folder.publish, folder.read_manifest
+
+    def slowly(path):
+        found = read(path)
+        time.sleep(0.5)
+        return found
+
+    def together(*args):
+        ready.wait(timeout=60)
+        folder.read_manifest = slowly
+        return publish(*args)
+
+    folder.publish = together
+    try:
+        synth.make(settings(out, split=split))
+    except BaseException:
+        failed.set()
+        raise
+
+
+def test_splits_that_are_finished_at_the_same_time_are_all_in_the_manifest(tmp_path):
+    spawn, names = multiprocessing.get_context("spawn"), ["a", "b"]
+    ready, failed = spawn.Barrier(len(names)), spawn.Event()
+    made = [
+        spawn.Process(target=_make_when_the_others_are_ready, args=(tmp_path / "d", name, ready, failed))
+        for name in names
+    ]
+    for process in made:
+        process.start()
+    for process in made:
+        process.join(120)
+    assert not failed.is_set() and [process.exitcode for process in made] == [0, 0]
+    manifest = folder.read_manifest(tmp_path / "d")
+    assert sorted(manifest["splits"]) == names
+    assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["README.md", "images", "manifest.json", "records"]
 
 
 def test_a_lost_file_is_made_again_instead_of_called_done(made, tmp_path):

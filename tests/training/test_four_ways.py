@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from synth.sources.rendered import RenderedSource
+from tests.synth.engines import test_teacher
 from tests.synth.engines.chat_server import serving
-from tests.synth.engines.test_teacher import Seeing
-from tests.synth.engines.test_teacher import folder as pictures  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).resolve().parents[2]
+pictures = test_teacher.folder  # a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -65,10 +65,10 @@ def test_annotated_pictures_and_no_pictures_train(way, tmp_path):
     trains(data, tmp_path)
 
 
-def test_nothing_but_pictures_and_a_teacher_trains(pictures, tmp_path):  # noqa: F811
+def test_nothing_but_pictures_and_a_teacher_trains(pictures, tmp_path):
     root, scenes = pictures
     data = tmp_path / "data"
-    with serving(Seeing(scenes)) as server:
+    with serving(test_teacher.Seeing(scenes)) as server:
         for split in ("train", "val"):
             run("-m", "synth", "engine=teacher", "source=pictures", f"folder.path={root}", "folder.val_fraction=0.4",
                 f"llm.url={server.url}", "llm.model=m", f"split={split}", f"out={data}")  # fmt: skip

@@ -15,13 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from synth.errors import SettingsError
-from synth.languages import Pack
+from synth.languages import Pack, load_pack
 from synth.record import PLACEHOLDER
 from synth.scene import Scene
 
 _FOLDER = Path(__file__).parent
 _LENGTH = (0.4, 3.0, 80)  # of the original's characters: least share, greatest share, and what any text may add
 _MARKUP = re.compile(r"[<>`*#_|\\~^$@{}\[\]]|https?:|www\.|//|[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
+_FIXED = re.compile(r"\{box:\d+\}|\d+")  # boxes and numbers stand in the same row as the terms
+_WORD_MAY_BEGIN, _WORD_ENDS = re.compile(r"(?<!\w)"), re.compile(r"(?!\w)")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
@@ -80,15 +82,32 @@ def strange_signs(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The words that mean something in one scene: ``pattern`` finds them, ``canon`` says what each form stands for."""
+    """The words that mean something in one scene: ``canon`` says what each of their forms stands for.
 
-    pattern: re.Pattern
+    They are looked up, not searched for by one pattern of them all: a vocabulary may have thousands, and every picture
+    another one.
+    """
+
     canon: dict[str, str]
+    longest: int  # characters of a form
 
     def said(self, text: str) -> list[str]:
-        """Return the terms, box placeholders and numbers of a text, in their order."""
-        found = (m.group().lower() for m in self.pattern.finditer(text.replace("’", "'")))
-        return [self.canon.get(form, form) for form in found]
+        """Return the terms, box placeholders and numbers of a text, in their order; of two terms the longer one."""
+        text, found, at = text.replace("’", "'").lower(), [], 0
+        while at < len(text):
+            fixed = _FIXED.match(text, at)
+            form = fixed.group() if fixed else self._form(text, at)
+            if form:
+                found.append(self.canon.get(form, form))
+            at += len(form) or 1
+        return found
+
+    def _form(self, text: str, at: int) -> str:
+        """The longest form that begins here and is made of whole words; empty where there is none."""
+        if not _WORD_MAY_BEGIN.match(text, at):
+            return ""
+        ends = range(min(len(text), at + self.longest), at, -1)
+        return next((text[at:end] for end in ends if text[at:end] in self.canon and _WORD_ENDS.match(text, end)), "")
 
 
 def terms_of(scene: Scene, pack: Pack, guards: Guards) -> Terms:
@@ -96,30 +115,22 @@ def terms_of(scene: Scene, pack: Pack, guards: Guards) -> Terms:
     names = {name for obj in scene.objects for name in (obj.name, *obj.traits, *obj.attributes.values())}
     names |= {*scene.vocabulary, *scene.colours, *pack.words.values(), *pack.names.values()}
     names |= {relation.predicate for relation in scene.relations} | ({scene.background} if scene.background else set())
-    return _terms(pack.language, tuple(sorted(name.lower() for name in names)))
-
-
-@lru_cache(maxsize=64)
-def _terms(language: str, names: tuple[str, ...]) -> Terms:
-    from synth.languages import load_pack
-
-    guards, word = load_guards(language), load_pack(language).word
     canon = {form: name for name, forms in guards.terms.items() for form in forms}
-    for name in names:
+    for name in sorted(name.lower() for name in names):
         if name and name not in guards.free:
             canon[name] = name
-            canon.setdefault(format(word(name), "plural"), name)
-    # The longest first: "left of" before "left". Boxes and numbers stand in the same row as the terms.
-    forms = sorted(map(re.escape, canon), key=len, reverse=True)
-    pattern = re.compile(rf"\{{box:\d+\}}|\d+|(?<!\w)(?:{'|'.join(forms)})(?!\w)", re.IGNORECASE)
-    return Terms(pattern, canon)
+            canon.setdefault(_plural(pack.language, name), name)
+    return Terms(canon, max(map(len, canon)))
+
+
+@lru_cache(maxsize=1 << 16)
+def _plural(language: str, name: str) -> str:
+    return format(load_pack(language).word(name), "plural")
 
 
 @lru_cache
 def _words_of(pack_language: str) -> frozenset[str]:
     """Every word that the language's own wordings use, and what its data file calls neutral."""
-    from synth.languages import load_pack
-
     pack = load_pack(pack_language)
     texts = [text for task in pack.tasks.values() for forms in task.values() for texts in forms for text in texts]
     plain = (re.sub(r"\{[^}]*\}", " ", text) for text in (*texts, *pack.common))

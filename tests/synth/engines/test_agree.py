@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
-from synth.engines.agree import Listed, agreed, iou, match
+from synth.engines.agree import Listed, agreed, match
 from synth.engines.questions import same_answer
 from synth.engines.reading import read_box, read_json, read_listing
+from synth.scene import iou
 
 
 def at(name, *box, colour=""):

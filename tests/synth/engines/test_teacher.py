@@ -16,9 +16,9 @@ from rich.console import Console
 
 import synth
 from synth.check import faults, scene_from
-from synth.engines.agree import iou
 from synth.engines.options import LlmOptions, TeacherOptions
 from synth.errors import SettingsError, SourceError
+from synth.scene import iou
 from synth.sources.options import FolderOptions
 from synth.sources.rendered import RenderedSource
 from tests.synth.engines.chat_server import chat, html, serving
@@ -155,7 +155,7 @@ def test_what_is_kept_is_there_and_nearly_in_its_place(taught, folder):
         true = truth_of(picture, folder[1])
         assert picture["objects"]
         for obj in picture["objects"]:
-            best = max(true.objects, key=lambda o: iou(o.box, obj["box"]))  # noqa: B023
+            best = max(true.objects, key=lambda o, box=obj["box"]: iou(o.box, box))
             assert best.name == obj["name"] and iou(best.box, obj["box"]) > 0.8
             assert json.loads(obj["attributes"]).get("colour") in (None, best.attributes.get("colour"))
             assert 0.25 <= obj["confidence"] <= 1

@@ -136,7 +136,6 @@ def test_task_names_cannot_lead_out_of_the_folder(hand_made, tmp_path):
 
 
 def test_figures_are_drawn(reported):
-    pytest.importorskip("matplotlib", reason="the extra `report` is not installed")
     for name in ("overview", "answers", "wordings", "question_types", "box_centres"):
         with Image.open(reported[0] / f"figure-{name}.png") as figure:
             assert np.asarray(figure.convert("L")).std() > 5

@@ -9,9 +9,11 @@ from PIL import Image
 
 import synth
 from synth.errors import SettingsError, SourceError
+from synth.sources import SOURCES
 from synth.sources.fault import PictureFault
 from synth.sources.index import split_of
 from synth.sources.options import FolderOptions
+from synth.sources.paste import PasteOptions
 from tests.synth.sources.opened import opened
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 7, "name": "traffic light"}]
@@ -203,6 +205,19 @@ def test_changed_annotations_are_other_settings(tmp_path):
     write(tmp_path / "mine", [picture(1)], [thing(1, 1, [2, 3, 10, 21])])
     with pytest.raises(FileExistsError, match="annotations_sha256"):
         synth.make(run)
+
+
+def test_one_folder_named_in_several_ways_is_one_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    write(folder, [picture(1)], [thing(1, 1, [2, 3, 10, 20])])
+    monkeypatch.chdir(tmp_path)
+    for source in ("coco", "pictures", "paste"):
+        described = []
+        for path in (str(folder), "mine", "./mine/../mine"):
+            paste = PasteOptions(grounds=f"{path}/images") if source == "paste" else PasteOptions()
+            run = synth.Settings(source=source, folder=FolderOptions(path=path), paste=paste)
+            described.append(SOURCES[source].fingerprint(run))
+        assert described[0] == described[1] == described[2]
 
 
 def test_an_empty_split_raises(tmp_path):

@@ -14,6 +14,7 @@ from synth.settings import Settings
 from synth.sources import open_source
 from synth.sources.options import FolderOptions
 from synth.sources.paste import PasteOptions
+from synth.sources.rendered import LICENCE
 
 RED, BLUE, GREEN = (230, 20, 20), (20, 40, 230), (30, 200, 40)
 OUTLINES = {
@@ -108,6 +109,21 @@ def test_boxes_alone_cannot_be_cut_out(tmp_path):
 def test_values_that_make_no_picture_are_refused_by_name(tmp_path, wrong):
     with pytest.raises(SettingsError, match=f"paste.{next(iter(wrong))}"):
         opened(coco_folder(tmp_path / "coco"), tmp_path / "work", **wrong)
+
+
+def test_a_composed_picture_has_the_licences_of_its_ground_too(tmp_path):
+    folder, grounds = coco_folder(tmp_path / "coco"), tmp_path / "grounds"
+    grounds.mkdir()
+    Image.new("RGB", (400, 300), (128, 128, 128)).save(grounds / "grey.png")
+    for stated, told in ((None, "unknown"), ("CC0", "CC0; unknown")):
+        source = opened(folder, tmp_path / "work", grounds=str(grounds), grounds_licence=stated)
+        assert {source.scene(k, "train", 0).licence for k in range(4)} == {told}
+    drawn = opened(folder, tmp_path / "work")
+    scenes = [drawn.scene(k, "train", 0) for k in range(12)]
+    assert {s.licence for s in scenes if s.background in ("plain", "noise")} == {"unknown"}
+    assert {s.licence for s in scenes if s.background not in ("plain", "noise")} == {f"{LICENCE}; unknown"}
+    with pytest.raises(SettingsError, match="paste.grounds_licence"):  # of grounds that nobody named
+        opened(folder, tmp_path / "work", grounds_licence="CC0")
 
 
 def test_a_few_pictures_become_a_data_set_whose_records_pass(tmp_path):

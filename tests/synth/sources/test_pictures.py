@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from synth.sources.fault import PictureFault
 from synth.sources.pictures import PictureFolder, size_of, upright
@@ -45,6 +46,40 @@ def test_a_plain_picture_comes_back_as_it_is(form):
     assert upright(data, SIZE, "x")[0] == data
 
 
+NAMES = ("gps", "maker", "owner", "remark", "later")  # of secrets in a file
+
+
+def with_secrets(form):
+    """A picture with a colour profile that says where it was taken, by whom and with what, in all places it can."""
+    exif = Image.Exif()
+    exif[0x010F] = "a maker"
+    exif.get_ifd(0x8825)[29] = "gps day"
+    more = {"exif": exif, "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
+    if form == "PNG":
+        said = PngInfo()
+        said.add_text("Comment", "a remark")
+        said.add_itxt("XML:com.adobe.xmp", "<x>an owner</x>")
+        return coded(noise(), form, pnginfo=said, **more) + b"later"
+    if form == "WEBP":
+        return coded(noise(), form, lossless=True, xmp=b"<x>an owner, a remark</x>", **more) + b"later"
+    data = coded(noise(), form, comment="a remark", xmp=b"<x>an owner</x>", progressive=True, quality=90, **more)
+    iptc = b"Photoshop 3.0\0 an owner"
+    return data[:2] + b"\xff\xff\xed" + (len(iptc) + 2).to_bytes(2, "big") + iptc + data[2:] + b"later"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_of_places_and_names_in_a_picture_nothing_is_stored_and_no_pixel_changes(form):
+    data = with_secrets(form)
+    assert all(name.encode() in data for name in NAMES)
+    made, extension = upright(data, SIZE, "x")
+    assert not any(name.encode() in made for name in NAMES)
+    before, after = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(made))
+    assert after.format == form == {"jpg": "JPEG"}.get(extension, extension.upper())
+    assert after.tobytes() == before.tobytes() and not after.getexif()
+    assert after.info["icc_profile"] == before.info["icc_profile"]
+    assert upright(made, SIZE, "x")[0] == made
+
+
 @pytest.mark.parametrize("form", ["BMP", "TIFF", "GIF", "PPM"])
 def test_other_formats_become_png_with_the_same_pixels(form):
     image = noise("P" if form == "GIF" else "RGB")
@@ -75,9 +110,10 @@ def test_a_palette_with_a_transparent_entry_shows_white_there():
     assert made.getpixel((5, 5)) == (10, 20, 30) and made.getpixel((30, 5)) == (255, 255, 255)
 
 
-def test_sixteen_bits_are_scaled_not_cut():
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_not_cut(form):
     grey = np.linspace(0, 65535, 1200).astype(np.uint16).reshape(30, 40)
-    made = np.asarray(shown(coded(Image.fromarray(grey), "PNG")))
+    made = np.asarray(shown(coded(Image.fromarray(grey), form)))
     assert np.array_equal(made[..., 0], grey >> 8)
 
 

@@ -21,7 +21,7 @@ PICTURES = 12
 
 @pytest.fixture(scope="module")
 def source():
-    pytest.importorskip("pybullet")
+    pytest.importorskip("pybullet", reason="the extra `solid`, a quarter of a gigabyte, is not installed")
     return open_source(Settings(source="solid"), Path("unused"))
 
 

@@ -60,6 +60,22 @@ def test_bad_boxes_and_files_are_named(folder):
     ]
 
 
+def test_a_name_left_behind_by_renaming_does_not_put_boxes_on_another_picture(folder):
+    xml = folder / "Annotations"
+    (xml / "000001.xml").write_text(annotation("000002.jpg", [("dog", (1, 1, 50, 40))]))  # both pictures are there
+    (xml / "000003.xml").write_text(annotation("C:\\mine\\IMG_7.jpg", [("dog", (1, 1, 9, 9))]))  # only 000003.jpg is
+    (folder / "JPEGImages" / "IMG_8.jpg").write_bytes((folder / "JPEGImages" / "000001.jpg").read_bytes())
+    (xml / "000008.xml").write_text(annotation("IMG_8.jpg", [("cat", (1, 1, 9, 9))]))  # only IMG_8.jpg is
+    (xml / "copy of 000001.xml").write_text(annotation("000001.jpg", [("cat", (1, 1, 9, 9))]))
+    found = {file: listed(scene) for file, scene in scenes("voc", folder).items()}
+    assert found == {
+        "000001.jpg": [("dog", (0, 0, 50, 40))], "000002.jpg": [("dog", (0, 1, 9.5, 9))],
+        "000003.jpg": [("dog", (0, 0, 9, 9))], "IMG_8.jpg": [("cat", (0, 0, 9, 9))],
+    }  # fmt: skip
+    reason = "file name of a picture that another annotation file is about"
+    assert (reason, "Annotations/copy of 000001.xml") in faults("voc", folder)
+
+
 def test_the_lists_decide_the_split(folder):
     assert list(scenes("voc", folder, "train")) == ["000001.jpg", "000003.jpg"]
     assert list(scenes("voc", folder, "val")) == ["000002.jpg"]
