@@ -14,8 +14,10 @@ import pyarrow as pa
 
 from synth.errors import RecordError
 
-FORMAT = 2
+FORMAT = 3
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
+POINT = re.compile(r"\{point:(\d+)\}")  # in questions only
+ANY_PLACE = re.compile(r"\{(?:box|point):\d+\}")  # what texts of others may not hold
 _EDGE = 1e-3  # pixels a box may reach past the picture's edge through rounding
 
 _BOXES = pa.list_(pa.list_(pa.float64()))
@@ -27,7 +29,7 @@ RECORDS = pa.schema(
      ("answer", pa.string()), ("boxes", _BOXES), ("phrase", pa.string()), ("task", pa.string()), ("kind", pa.string()),
      ("source", pa.string()), ("split", pa.string()), ("licence", pa.string()), ("seed", pa.string()),
      ("facts", pa.string()), ("language", pa.string()), ("engine", pa.string()), ("question_boxes", _BOXES),
-     ("difficulty", pa.int32())]
+     ("question_points", _BOXES), ("difficulty", pa.int32())]
 )  # fmt: skip
 
 _LISTS = ("captions", "relations", "regions", "questions")  # of a scene
@@ -102,6 +104,15 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     return [0, *runs] if flat[0] else runs
 
 
+def mask_of_runs(runs: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The boolean (height, width) mask with these ``run_lengths``; raises ``ValueError`` if they do not fill it.
+
+    >>> mask_of_runs(np.array([1, 2, 1]), 2, 2).tolist()
+    [[False, True], [True, False]]
+    """
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+
+
 def make_record(
     draft: Any, *, facts: dict, task: str, kind: str, image_id: str, scene: Any, split: str, language: str, seed: str,
     k: int,
@@ -113,7 +124,8 @@ def make_record(
         "answer": draft.answer, "boxes": _floats(draft.boxes), "phrase": draft.phrase, "task": task, "kind": kind,
         "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
         "facts": _as_json(facts), "language": language, "engine": "template",
-        "question_boxes": _floats(draft.question_boxes), "difficulty": draft.difficulty,
+        "question_boxes": _floats(draft.question_boxes), "question_points": _floats(draft.question_points),
+        "difficulty": draft.difficulty,
     }  # fmt: skip
 
 
@@ -121,13 +133,13 @@ def check_record(record: dict, width: int, height: int) -> None:
     """Raise ``RecordError`` unless the row keeps the format's rules for a picture of ``width`` x ``height`` pixels.
 
     Rules: a question and an answer; boxes are xyxy, not empty and inside the picture; placeholders point at boxes that
-    exist, and each of ``question_boxes`` is pointed at by the question; understanding rows and rows without a picture
-    carry no boxes.
+    exist, and each of ``question_boxes`` is pointed at by the question; so are ``question_points`` ([x, y] inside the
+    picture, in the question only); understanding rows and rows without a picture carry no boxes and no points.
     """
     for fault in _faults(record, width, height):
         raise RecordError(
             f"record {record['id']!r}: {fault}", why=f"task {record['task']!r} broke the record format",
-            fix="correct the task's tell(); boxes get into text only as {box:0}, {box:1}, .. and are original pixels",
+            fix="correct the task's tell(); places get into text only as {box:0} or {point:0} and are original pixels",
         )  # fmt: skip
 
 
@@ -143,6 +155,7 @@ def _faults(record: dict, width: int, height: int) -> Iterator[str]:
     bare = kind == "understanding" or not record["image_id"]
     yield from _part_faults("question", record["question"], shown, bare, width, height)
     yield from _part_faults("answer", record["answer"], record["boxes"], bare, width, height)
+    yield from _point_faults(record, bare, width, height)
     for n, step in enumerate(record["steps"], 1):
         yield from _part_faults(f"step {n}", step["text"], step["boxes"], bare, width, height)
 
@@ -159,6 +172,24 @@ def _part_faults(where: str, text: str, boxes: list, bare: bool, width: int, hei
             yield f"{where} has a box that is empty or outside the {width} x {height} picture: {box}"
     if boxes and bare:
         yield f"{where} has boxes, yet the row is about understanding or has no picture"
+
+
+def _point_faults(record: dict, bare: bool, width: int, height: int) -> Iterator[str]:
+    points, asked = record["question_points"], record["question"]
+    if points or "{" in asked:
+        shown = set(map(int, POINT.findall(asked)))
+        for k in sorted(shown ^ set(range(len(points)))):
+            yield f"question has {{point:{k}}}, but {len(points)} points" if k in shown else f"point {k} is never shown"
+    for point in points:
+        if len(point) != 2 or not all(map(math.isfinite, point)):
+            yield f"question has a point that is not two finite numbers: {point}"
+        elif not (0 <= point[0] <= width and 0 <= point[1] <= height):
+            yield f"question has a point outside the {width} x {height} picture: {point}"
+    if points and bare:
+        yield "question has points, yet the row is about understanding or has no picture"
+    for text in (record["answer"], *(step["text"] for step in record["steps"])):
+        if "{" in text and POINT.search(text):
+            yield f"a point in an answer or a step, where only boxes may be: {text!r}"
 
 
 _as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps would make it for every record

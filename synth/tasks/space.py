@@ -48,7 +48,8 @@ def lies(one: Obj, side: str, other: Obj) -> bool:
 def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -> Obj | None:
     """The single object (of that name, or of any) on that side of ``anchor``, if no other could be meant even loosely.
 
-    Of any name it is answered only where the scene is complete: what is not annotated may lie there too.
+    Of any name it is answered only where the scene is complete: what is not annotated may lie there too. A painted word
+    may be what lies there, so it is never passed over; but nobody would call it a thing.
     """
     if name is None and not scene.complete:
         return None
@@ -58,7 +59,8 @@ def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -
         here = anchor.centre[k]
         among = scene.objects if name is None else scene.named(name)
         loose = [o for o in among if o is not anchor and o.name == (name or o.name) and sign * (o.centre[k] - here) > 0]
-        scene.remembered[key] = loose[0] if len(loose) == 1 and lies(loose[0], side, anchor) else None
+        plain = len(loose) == 1 and lies(loose[0], side, anchor) and (name or loose[0].kind != "text")
+        scene.remembered[key] = loose[0] if plain else None
     return scene.remembered[key]
 
 
@@ -107,10 +109,15 @@ def names_of(scene: Scene) -> list[str]:
     return list(dict.fromkeys(o.name for o in scene.objects))
 
 
+def has_words(scene: Scene) -> bool:
+    """Whether words are painted on the picture: some would count them among the things that are there, some not."""
+    return any(obj.kind == "text" for obj in scene.objects)
+
+
 def among(scene: Scene, name: str | None) -> list[Obj]:
-    """All objects of a name; of any name (None) only where the scene is complete, else nothing."""
+    """All objects of a name; of any name (None) only where the scene is complete and all are things, else nothing."""
     if name is None:
-        return scene.objects if scene.complete else []
+        return scene.objects if scene.complete and not has_words(scene) else []
     return [o for o in scene.objects if o.name == name]
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from synth.errors import SettingsError
 from synth.languages import Pack
-from synth.record import PLACEHOLDER
+from synth.record import ANY_PLACE
 from synth.scene import Scene
 
 _FOLDER = Path(__file__).parent
 _LENGTH = (0.4, 3.0, 80)  # of the original's characters: least share, greatest share, and what any text may add
 _MARKUP = re.compile(r"[<>`*#_|\\~^$@{}\[\]]|https?:|www\.|//|[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
+_QUOTED = re.compile(r'"[^"]*"')  # what is painted on a picture, to be found or read as it stands
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
@@ -86,7 +87,7 @@ class Terms:
     canon: dict[str, str]
 
     def said(self, text: str) -> list[str]:
-        """Return the terms, box placeholders and numbers of a text, in their order."""
+        """Return the terms, placeholders and numbers of a text, in their order."""
         found = (m.group().lower() for m in self.pattern.finditer(text.replace("’", "'")))
         return [self.canon.get(form, form) for form in found]
 
@@ -111,7 +112,7 @@ def _terms(language: str, names: tuple[str, ...]) -> Terms:
             canon.setdefault(format(word(name), "plural"), name)
     # The longest first: "left of" before "left". Boxes and numbers stand in the same row as the terms.
     forms = sorted(map(re.escape, canon), key=len, reverse=True)
-    pattern = re.compile(rf"\{{box:\d+\}}|\d+|(?<!\w)(?:{'|'.join(forms)})(?!\w)", re.IGNORECASE)
+    pattern = re.compile(rf"\{{(?:box|point):\d+\}}|\d+|(?<!\w)(?:{'|'.join(forms)})(?!\w)", re.IGNORECASE)
     return Terms(pattern, canon)
 
 
@@ -161,11 +162,14 @@ def _text_complaints(old: str, new: str, terms: Terms, language: str) -> Iterato
     if not least * len(old) <= len(new.strip()) <= most * len(old) + more:
         yield "too short or too long", f"it has {len(new)} characters, the original {len(old)}"
         return
-    boxes = PLACEHOLDER.findall(old)
-    if PLACEHOLDER.findall(new) != boxes:
-        told = " ".join(f"{{box:{k}}}" for k in boxes) or "none"
-        yield "boxes changed", f"the box placeholders must be, in this order: {told}"
-    bare = PLACEHOLDER.sub(" ", new)
+    places = ANY_PLACE.findall(old)
+    if ANY_PLACE.findall(new) != places:
+        told = " ".join(places) or "none"
+        yield "boxes changed", f"the placeholders of boxes and points must be, in this order: {told}"
+    if _QUOTED.findall(new) != (quoted := _QUOTED.findall(old)):
+        told = " ".join(quoted) or "none"
+        yield "quoted words changed", f"what stands in quotation marks must be, letter for letter: {told}"
+    bare = ANY_PLACE.sub(" ", new)
     if any(sign not in old for sign in strange_signs(bare)):
         yield "markup", "plain text only: no markup, links, brackets or code"
     if guards.speech.search(new) and not guards.speech.search(old):
@@ -196,4 +200,4 @@ def _reason(kept: Iterable[str], said: Iterable[str]) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    return re.findall(r"\w+", PLACEHOLDER.sub(" ", text).lower())
+    return re.findall(r"\w+", ANY_PLACE.sub(" ", text).lower())
