@@ -24,6 +24,7 @@ _INKED = 110  # alpha above which a pixel is the letter's
 _LIGHT, _DARK = (236, 238, 232), (38, 40, 46)  # plates
 _CLEAR = 85  # grey levels between ink and ground from which letters are read without a plate
 _BUSY = 30  # grey levels of deviation up to which a ground is calm enough for that
+_PARTS = 6
 
 
 def name_of(text: str) -> str:
@@ -59,18 +60,19 @@ def draw_word(
     fill = tuple(max(0, min(255, c + rng.randrange(-12, 13))) for c in COLOURS[colour])
     ink = _letters(text, pixels * _FINER)
     edge = round(0.3 * pixels * _FINER)
-    size = ink.width + 2 * edge, ink.height + 2 * edge
+    size = ink.width + 4 * edge, ink.height + 2 * edge
     grey = round(0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2])
-    plate = Image.new("RGBA", size, (*(_DARK if grey > 140 else _LIGHT), 255))
-    canvas = Image.new("L", size)
-    canvas.paste(ink, (edge, edge))
+    letters, plate = Image.new("L", size), Image.new("L", size)
+    letters.paste(ink, (2 * edge, edge))
+    # With round ends: a plate with corners would be one more square, of which nobody was told.
+    ImageDraw.Draw(plate).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), size[1] / 2, fill=255)
     angle = rng.uniform(-8, 8)
     # Turned by its alpha alone: turning colour as well would bring the clear ground's black into the letters' edges.
-    shares = [layer.rotate(angle, Image.Resampling.BICUBIC, expand=True) for layer in (canvas, plate.getchannel("A"))]
+    shares = [layer.rotate(angle, Image.Resampling.BICUBIC, expand=True) for layer in (letters, plate)]
     factor = max(_FINER, shares[0].width / most)
     small = tuple(max(1, int(side / factor)) for side in shares[0].size)
     alphas = [share.resize(small, Image.Resampling.BOX) for share in shares]
-    layers = [Image.new("RGBA", small, (*rgb, 255)) for rgb in (fill, plate.getpixel((0, 0))[:3])]
+    layers = [Image.new("RGBA", small, (*rgb, 255)) for rgb in (fill, _DARK if grey > 140 else _LIGHT)]
     for layer, alpha in zip(layers, alphas, strict=True):
         layer.putalpha(alpha)
     return layers[0], layers[1], grey
@@ -82,6 +84,7 @@ def inked(ink: Image.Image) -> np.ndarray:
 
 
 def needs_plate(ground: Image.Image, grey: int) -> bool:
-    """Whether letters of that grey level could not be read on this ground as it is."""
+    """Whether letters of that grey level could not all be read on this ground as it is."""
     levels = np.asarray(ground.convert("L"), np.float32)
-    return abs(float(levels.mean()) - grey) < _CLEAR or float(levels.std()) > _BUSY
+    parts = np.array_split(levels, min(_PARTS, levels.shape[1]), axis=1)  # about a letter each
+    return any(abs(float(part.mean()) - grey) < _CLEAR or float(part.std()) > _BUSY for part in parts)

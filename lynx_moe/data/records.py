@@ -38,8 +38,8 @@ class Step:
 class Record:
     """One question about one picture, with its true answer. Boxes are original pixels, xyxy.
 
-    `{box:k}` in the question is the k-th of `question_boxes`, in the answer the k-th of `boxes`; `{point:k}` is the k-th
-    of `question_points` (x, y), which only questions have.
+    `{box:k}` in the question is the k-th of `question_boxes`, in the answer the k-th of `boxes`; `{point:k}`, in
+    questions only, is the k-th of `question_points` (x, y).
     `size` is (width, height) of the picture, None for a text-only record. `image()` decodes the picture anew on each
     call.
     """

@@ -1,4 +1,4 @@
-"""A dialect turns boxes and points into text, and text back into boxes, in one frame that it knows and never guesses."""
+"""A dialect turns boxes and points into text, and text back into boxes, in a frame that it knows and never guesses."""
 
 from __future__ import annotations
 
