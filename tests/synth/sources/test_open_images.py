@@ -1,6 +1,7 @@
 """Open Images: fractions become pixels, groups are crowds, and only verified names are absent."""
 
 import json
+import re
 
 import pytest
 
@@ -120,7 +121,7 @@ def test_a_man_is_a_person_too_so_nobody_is_told_otherwise(family):
     assert ("not every one of the name is annotated", "validation/a.jpg: person") in faults("open_images", family)
     for key, kin in (("a", "person"), ("b", "cat"), ("b", "pet"), ("b", "mammal"), ("b", "animal")):
         said = " ".join(str(asked_of(found[key], seed, "absent", "exists", "count", "find_all")) for seed in range(30))
-        assert "woman" in said and kin not in said
+        assert "woman" in said and not re.search(rf"\b({kin}s?|people)\b" if key == "a" else rf"\b{kin}s?\b", said)
 
 
 def test_without_the_tree_every_name_stands_for_itself(family):
