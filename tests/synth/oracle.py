@@ -156,7 +156,7 @@ def count_by_pointing(scene, question):
 
 
 def ordinal(scene, question):
-    rank, way = re.search(r"(\w+) \w+ from the (left|right|top|bottom)", question).groups()
+    rank, way = re.search(r"""(\w+) \w+(?: "\w+")? from the (left|right|top|bottom)""", question).groups()
     row, k = row_of(scene, phrases(question)[0], way), ORDINALS.index(rank)
     return Told(boxes([row[k]]), [boxes([o]) for o in row[:k]])
 
@@ -177,8 +177,8 @@ def superlative(scene, question):
 
 def multi_hop(scene, question):
     met = [one(scene, phrases(question)[0])]
-    for name, side, _ in re.findall(r"the (\w+) (left of|right of|above|below) (it|that one)", question):
-        (thing,) = beyond(scene, side, met[-1], [SINGULAR[name]])
+    for name, side, _ in re.findall(r'the (\w+(?: "\w+")?) (left of|right of|above|below) (it|that one)', question):
+        (thing,) = beyond(scene, side, met[-1], phrases(name)[0])
         met.append(thing)
     assert len({id(o) for o in met}) == len(met) >= 3
     return Told(boxes(met[-1:]), [boxes([o]) for o in met[:-1]], f"The last one is the {said(met[-1])} at {{box:0}}.")

@@ -103,6 +103,17 @@ def test_by_its_mask_a_thing_is_never_pointed_at_through_its_hole():
     assert told("name_point", {"target": 0, "point": [16, 50], "by": "mask"}, hollow, boxed) is None
 
 
+def test_an_annotated_outline_is_not_drawn_to_ask_about_points():
+    """Not before the picture's size is known to be the annotated one; the box does."""
+
+    def drawn():
+        raise AssertionError("drawn too early")
+
+    cat = Obj(id=0, name="cat", box=(20.0, 20.0, 80.0, 60.0), mask=drawn)
+    asked = TASKS["name_point"].ask(scene(cat, complete=False), random.Random(0), "train", load_pack("en"))
+    assert [facts["by"] for facts, _ in asked] == ["box"]
+
+
 def test_a_point_moved_off_its_thing_is_caught():
     rng, tried = random.Random(0), 0
     for record, stored in records("name_point", "find_at_point", options=RenderedOptions(objects=[3, 6])):
