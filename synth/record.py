@@ -176,7 +176,7 @@ def _part_faults(where: str, text: str, boxes: list, bare: bool, width: int, hei
 
 def _point_faults(record: dict, bare: bool, width: int, height: int) -> Iterator[str]:
     points, asked = record["question_points"], record["question"]
-    if points or "{" in asked:
+    if points or "{point:" in asked:
         shown = set(map(int, POINT.findall(asked)))
         for k in sorted(shown ^ set(range(len(points)))):
             yield f"question has {{point:{k}}}, but {len(points)} points" if k in shown else f"point {k} is never shown"
@@ -188,7 +188,7 @@ def _point_faults(record: dict, bare: bool, width: int, height: int) -> Iterator
     if points and bare:
         yield "question has points, yet the row is about understanding or has no picture"
     for text in (record["answer"], *(step["text"] for step in record["steps"])):
-        if "{" in text and POINT.search(text):
+        if "{point:" in text:
             yield f"a point in an answer or a step, where only boxes may be: {text!r}"
 
 

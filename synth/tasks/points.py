@@ -17,7 +17,8 @@ _A_PICTURE = 2  # things pointed at
 
 def _near(box: Box, point: Point, margin: float) -> bool:
     """Whether the point lies in the box, or so many pixels beside it; never for what is no number."""
-    return all(box[k] - margin <= point[k] < box[k + 2] + margin for k in (0, 1))
+    (x1, y1, x2, y2), (x, y) = box, point
+    return x1 - margin <= x < x2 + margin and y1 - margin <= y < y2 + margin
 
 
 def means(scene: Scene, obj: Obj, point: Point, by: str) -> bool:
