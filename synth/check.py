@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
 
 from synth.languages import load_pack
 from synth.languages.say import SayAll
+from synth.record import mask_of_runs
 from synth.scene import Caption, Obj, Question, Region, Relation, Scene
 from synth.tasks import TASKS
 
@@ -44,6 +48,8 @@ def faults(record: dict, scene: Scene | None) -> Iterator[str]:
         yield f"boxes of the answer are {record['boxes']}, not {draft.boxes}"
     if not _same(record["question_boxes"], draft.question_boxes):
         yield f"boxes of the question are {record['question_boxes']}, not {draft.question_boxes}"
+    if not _same(record["question_points"], draft.question_points):
+        yield f"points of the question are {record['question_points']}, not {draft.question_points}"
     if record["difficulty"] != draft.difficulty:
         yield f"difficulty is {record['difficulty']}, not {draft.difficulty}"
     if record["phrase"] != draft.phrase:
@@ -67,7 +73,7 @@ def _same(found: list, told: list) -> bool:
 
 
 def scene_from(picture: dict) -> Scene:
-    """Return the scene of a row of the images table: all that questions are derived from, without the pixels."""
+    """Return the scene of a row of the images table: all that questions are derived from, not the picture itself."""
     known = json.loads(picture["scene"])
     known |= {name: tuple(known[name]) for name in ("vocabulary", "colours")}
     known["captions"] = [
@@ -83,6 +89,8 @@ def scene_from(picture: dict) -> Scene:
         Obj(
             id=o["id"], name=o["name"], kind=o["kind"], box=tuple(o["box"]), attributes=json.loads(o["attributes"]),
             traits=tuple(o["traits"]), depth=o["depth"], confidence=o["confidence"],
+            mask=partial(mask_of_runs, np.array(o["mask"], np.int32), picture["width"], picture["height"])
+            if o["mask"] else None,
         )
         for o in picture["objects"]
     ]  # fmt: skip

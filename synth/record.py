@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from synth.errors import RecordError
 
-FORMAT = 2
+FORMAT = 3
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
+POINT = re.compile(r"\{point:(\d+)\}")  # in questions only
+ANY_PLACE = re.compile(r"\{(?:box|point):\d+\}")  # what texts of others may not hold
 _EDGE = 1e-3  # pixels a box may reach past the picture's edge through rounding
 
 _BOXES = pa.list_(pa.list_(pa.float64()))
@@ -29,7 +31,7 @@ RECORDS = pa.schema(
      ("answer", pa.string()), ("boxes", _BOXES), ("phrase", pa.string()), ("task", pa.string()), ("kind", pa.string()),
      ("source", pa.string()), ("split", pa.string()), ("licence", pa.string()), ("seed", pa.string()),
      ("facts", pa.string()), ("language", pa.string()), ("engine", pa.string()), ("question_boxes", _BOXES),
-     ("difficulty", pa.int32())]
+     ("question_points", _BOXES), ("difficulty", pa.int32())]
 )  # fmt: skip
 
 _LISTS = ("captions", "relations", "regions", "questions")  # of a scene
@@ -126,6 +128,15 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     return [0, *runs] if flat[0] else runs
 
 
+def mask_of_runs(runs: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The boolean (height, width) mask with these ``run_lengths``; raises ``ValueError`` if they do not fill it.
+
+    >>> mask_of_runs(np.array([1, 2, 1]), 2, 2).tolist()
+    [[False, True], [True, False]]
+    """
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+
+
 def make_record(
     draft: Any, *, facts: dict, task: str, kind: str, image_id: str, scene: Any, split: str, language: str, seed: str,
     k: int,
@@ -137,7 +148,8 @@ def make_record(
         "answer": draft.answer, "boxes": [*map(list, draft.boxes)], "phrase": draft.phrase, "task": task, "kind": kind,
         "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
         "facts": _as_json(facts), "language": language, "engine": "template",
-        "question_boxes": [*map(list, draft.question_boxes)], "difficulty": draft.difficulty,
+        "question_boxes": [*map(list, draft.question_boxes)],
+        "question_points": [*map(list, draft.question_points)], "difficulty": draft.difficulty,
     }  # fmt: skip
 
 
@@ -145,13 +157,13 @@ def check_record(record: dict, width: int, height: int) -> None:
     """Raise ``RecordError`` unless the row keeps the format's rules for a picture of ``width`` x ``height`` pixels.
 
     Rules: a question and an answer; boxes are xyxy, not empty and inside the picture; placeholders point at boxes that
-    exist, and each of ``question_boxes`` is pointed at by the question; understanding rows and rows without a picture
-    carry no boxes.
+    exist, and each of ``question_boxes`` is pointed at by the question; so are ``question_points`` ([x, y] inside the
+    picture, in the question only); understanding rows and rows without a picture carry no boxes and no points.
     """
     if fault := _fault(record, width, height):
         raise RecordError(
             f"record {record['id']!r}: {fault}", why=f"task {record['task']!r} broke the record format",
-            fix="correct the task's tell(); boxes get into text only as {box:0}, {box:1}, .. and are original pixels",
+            fix="correct the task's tell(); places get into text only as {box:0} or {point:0} and are original pixels",
         )  # fmt: skip
 
 
@@ -172,7 +184,10 @@ def _fault(record: dict, width: int, height: int) -> str:
             fault = _part_fault(where, text, boxes, bare, width, height)
             if fault:
                 return fault
-    return ""
+            if "{point:" in text and text is not question:
+                return f"{where} has a point, where only boxes may be: {text!r}"
+    points = record["question_points"]
+    return _point_fault(question, points, bare, width, height) if points or "{point:" in question else ""
 
 
 def _part_fault(where: str, text: str, boxes: list, bare: bool, width: int, height: int) -> str:
@@ -188,6 +203,19 @@ def _part_fault(where: str, text: str, boxes: list, bare: bool, width: int, heig
     if boxes and bare:
         return f"{where} has boxes, yet the row is about understanding or has no picture"
     return ""
+
+
+def _point_fault(question: str, points: list, bare: bool, width: int, height: int) -> str:
+    shown = set(map(int, POINT.findall(question)))
+    if wrong := shown ^ set(range(len(points))):
+        k = min(wrong)
+        return f"question has {{point:{k}}}, but {len(points)} points" if k in shown else f"point {k} is never shown"
+    for point in points:
+        if len(point) != 2 or not all(map(math.isfinite, point)):
+            return f"question has a point that is not two finite numbers: {point}"
+        if not (0 <= point[0] <= width and 0 <= point[1] <= height):
+            return f"question has a point outside the {width} x {height} picture: {point}"
+    return "question has points, yet the row is about understanding or has no picture" if bare else ""
 
 
 def _as_json(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,8 @@ from functools import cached_property
 import numpy as np
 
 Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+PAINTED = re.compile(r'word "([^"]+)"')  # the name of an object of kind "text", with what it says
 
 
 def iou(one: Box, other: Box) -> float:
@@ -26,7 +29,8 @@ class Obj:
 
     ``box`` is the visible extent, xyxy, in original pixels; ``mask`` the visible pixels as a boolean (height, width)
     array when the source knows them, or what makes it when called (see ``pixels``);
-    ``attributes`` maps words like "colour" and "size" to words like "red";
+    ``kind`` is "thing", "shape" or "text": a word painted on the picture, named as ``PAINTED`` has it, what it says in
+    the attribute "text". ``attributes`` maps words like "colour" and "size" to words like "red";
     ``traits`` are words said of the object that the source does not sort ("wooden", "parked"); ``depth`` is the
     distance from the camera in the source's units, where it is known; ``confidence`` (0 to 1) is set where a model has
     found the object.

@@ -45,7 +45,7 @@ class _Source:
 
 
 def writable(records: RecordSet, builder: SampleBuilder) -> list[int]:
-    """Positions of the records all of whose boxes the model can see; all of them unless the processor crops."""
+    """Positions of the records all of whose boxes and points the model can see; all unless the processor crops."""
     geometry = builder.dialect.geometry
     if geometry.sees_all:
         return list(range(len(records)))
@@ -62,13 +62,14 @@ def writable(records: RecordSet, builder: SampleBuilder) -> list[int]:
 
 
 def askable(record: Record, builder: SampleBuilder) -> bool:
-    """Whether the model can see every box that the question itself shows."""
+    """Whether the model can see every box and every point that the question itself shows."""
     geometry = builder.dialect.geometry
-    return all(geometry.visible(Box(*box), record.size) is not None for box in record.question_boxes)
+    boxes = all(geometry.visible(Box(*box), record.size) is not None for box in record.question_boxes)
+    return boxes and all(geometry.shows(point, record.size) for point in record.question_points)
 
 
 class SampleDataset(Dataset):
-    """One record per row. `dropped` counts records left out because the processor crops one of their boxes away.
+    """One record per row. `dropped` counts records left out: the processor crops one of their boxes or points away.
 
     Args:
         records: what to train on.

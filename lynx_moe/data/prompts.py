@@ -21,16 +21,16 @@ NO_SIZE = (1, 1)  # a text-only record has no picture and, by the record format,
 
 
 def question_text(record: Record, dialect: Dialect) -> str:
-    """The question as put to the model: boxes that it shows spelled by `dialect`, and the stepwise suffix when a
-    grounding record has steps. Braces in the question of a record that shows no box are left alone.
+    """The question as put to the model: boxes and points that it shows spelled by `dialect`, and the stepwise suffix
+    when a grounding record has steps. Braces in the question of a record that shows neither are left alone.
 
     Raises:
-        DialectError: a box cannot be written, for example because the model cannot see it.
+        DialectError: a box or point cannot be written, for example because the model cannot see it.
     """
     suffix = STEPWISE_SUFFIX if record.is_grounding and record.steps else ""
     shown = record.question
-    if record.question_boxes:
-        shown = dialect.render(shown, record.question_boxes, record.size or NO_SIZE)
+    if record.shows_places:
+        shown = dialect.render(shown, record.question_boxes, record.size or NO_SIZE, record.question_points)
     return shown + suffix
 
 

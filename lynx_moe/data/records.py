@@ -22,6 +22,7 @@ from lynx_moe.errors import RecordError
 NO_PICTURE = -1
 
 Corners = tuple[float, float, float, float]
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Step:
 class Record:
     """One question about one picture, with its true answer. Boxes are original pixels, xyxy.
 
-    `{box:k}` in the question is the k-th of `question_boxes`, in the answer the k-th of `boxes`.
+    `{box:k}` in the question is the k-th of `question_boxes`, in the answer the k-th of `boxes`; `{point:k}`, in
+    questions only, is the k-th of `question_points` (x, y).
     `size` is (width, height) of the picture, None for a text-only record. `image()` decodes the picture anew on each
     call.
     """
@@ -51,6 +53,7 @@ class Record:
     steps: tuple[Step, ...] = ()
     boxes: tuple[Corners, ...] = ()
     question_boxes: tuple[Corners, ...] = ()
+    question_points: tuple[Point, ...] = ()
     phrase: str = ""
     source: str = ""
     split: str = ""
@@ -62,6 +65,11 @@ class Record:
     @property
     def has_image(self) -> bool:
         return self.load is not None
+
+    @property
+    def shows_places(self) -> bool:
+        """Whether the question itself shows boxes or points."""
+        return bool(self.question_boxes or self.question_points)
 
     @property
     def is_grounding(self) -> bool:
@@ -131,6 +139,7 @@ class RecordSet(Sequence[Record]):
             ),
             boxes=_corners(row["boxes"]),
             question_boxes=_corners(row.get("question_boxes")),
+            question_points=_corners(row.get("question_points")),
             phrase=row["phrase"] or "",
             source=row["source"],
             split=row["split"],
@@ -183,5 +192,6 @@ class RecordSet(Sequence[Record]):
         return self._records.data.column(name).take(pa.array(self._rows)).to_pylist()
 
 
-def _corners(boxes: Sequence[Sequence[float]] | None) -> tuple[Corners, ...]:
-    return tuple(tuple(float(value) for value in box) for box in boxes or ())
+def _corners(places: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...]:
+    """Boxes or points; folders made before there were any lack the column, which is none of them."""
+    return tuple(tuple(float(value) for value in place) for place in places or ())

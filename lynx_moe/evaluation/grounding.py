@@ -30,7 +30,7 @@ def is_referring(record: Record) -> bool:
 
 def is_absent(record: Record) -> bool:
     """The thing asked for is not in the picture: no box to give, neither in the answer nor on the way to it."""
-    return record.is_grounding and not (record.boxes or record.steps or record.question_boxes)
+    return record.is_grounding and not (record.boxes or record.steps or record.shows_places)
 
 
 def says_none(answered: Answered) -> bool:

@@ -87,7 +87,7 @@ def _sample(answered: Answered, dialect: Dialect) -> dict:
         "id": record.id,
         "task": record.task,
         "kind": record.kind,
-        "question": question_text(record, dialect) if record.question_boxes else record.question,
+        "question": question_text(record, dialect) if record.shows_places else record.question,
         "phrase": record.phrase,
         "truth": _truth(record, dialect),
         "answer": answered.text,

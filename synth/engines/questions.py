@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from synth.engines.client import Dropped
 from synth.engines.guards import speaks_to_a_model, strange_signs
 from synth.engines.reading import BOX
-from synth.record import PLACEHOLDER
+from synth.record import ANY_PLACE, PLACEHOLDER
 from synth.scene import Box, Obj, Question, iou
 
 _LONGEST = 300  # characters of a question or a step
@@ -72,7 +72,7 @@ def _tied(
         found.append(best)
         return f"{{box:{len(found) - 1}}}"
 
-    if PLACEHOLDER.search(text):
+    if ANY_PLACE.search(text):
         raise Dropped("question: markup")
     tied = BOX.sub(tie, text.strip())
     _check(PLACEHOLDER.sub(" ", tied), _LONGEST, language)

@@ -51,8 +51,10 @@ def plural(name: str) -> str:
 
     >>> plural("wine glass"), plural("pair of skis"), plural("skis"), plural("fireman"), plural("knife")
     ('wine glasses', 'pairs of skis', 'skis', 'firemen', 'knives')
+    >>> plural('red word "OPEN"')
+    'red words "OPEN"'
     """
-    for divider in (" of ", " ("):  # "bow (weapon)"
+    for divider in (" of ", " (", ' "'):  # "bow (weapon)", 'word "OPEN"'
         first, found, rest = name.partition(divider)
         if found and first:
             return f"{plural(first)}{found}{rest}"

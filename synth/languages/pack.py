@@ -11,10 +11,11 @@ from string import Formatter
 
 from synth.errors import SettingsError, nearest
 from synth.languages.grammar import GRAMMARS, Word
-from synth.record import PLACEHOLDER
-from synth.scene import Obj, Scene
+from synth.record import ANY_PLACE
+from synth.scene import PAINTED, Obj, Scene
 
 _FOLDER = Path(__file__).parent
+PLACES = ("box", "point")  # what a dialect spells; never filled in with words
 LANGUAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 
@@ -29,6 +30,7 @@ class Pack:
     words: dict[str, str]
     names: dict[str, str]
     tasks: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]]
+    written: str = 'word "{t}"'  # how a word that is painted on the picture is called
     common: tuple[str, ...] = ()
     attributes: dict[str, str] = field(default_factory=dict)  # colours, sizes and traits
     predicates: dict[str, str] = field(default_factory=dict)
@@ -36,7 +38,7 @@ class Pack:
 
     def writes(self, text: str) -> bool:
         """Whether a source's own sentence is in the script of this language; others are not told in it."""
-        return bool(self.letters.search(text)) and not PLACEHOLDER.search(text)
+        return bool(self.letters.search(text)) and not ANY_PLACE.search(text)
 
     def attribute(self, word: str) -> str:
         """Return the language's word for a colour, size or trait; an unknown one stays as it is."""
@@ -61,6 +63,8 @@ class Pack:
         )  # fmt: skip
 
     def _name(self, name: str) -> str:
+        if (painted := PAINTED.fullmatch(name)) is not None:
+            return self.written.replace("{t}", painted[1])
         return self.names.get(name, name)
 
     def _translated(self, obj: Obj) -> Obj:
@@ -94,7 +98,7 @@ def read_pack(path: Path) -> Pack:
         between_sentences=content["between_sentences"], words=content["words"],
         names=content.get("names", {}), tasks=tasks, common=tuple(content.get("common", ())),
         attributes=content.get("attributes", {}), predicates=content.get("predicates", {}),
-        letters=re.compile(content["letters"]),
+        letters=re.compile(content["letters"]), written=content.get("written", Pack.written),
     )  # fmt: skip
 
 
@@ -110,6 +114,6 @@ def _wordings(where: str, value: str | list | dict) -> tuple[tuple[str, ...], tu
         for _, name, spec, _ in Formatter().parse(text):
             if name is not None and not name.isidentifier():
                 raise ValueError(f"{where}: {{{name}}} is not a plain name")  # no way into attributes of objects
-            if name == "box" and not spec.isdigit():
-                raise ValueError(f"{where}: a box is written {{box:0}}, not {{box:{spec}}}")
+            if name in PLACES and not spec.isdigit():
+                raise ValueError(f"{where}: a {name} is written {{{name}:0}}, not {{{name}:{spec}}}")
     return seen, unseen

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from string import Formatter
 
 from synth.languages.grammar import Word, Words
-from synth.languages.pack import Pack
+from synth.languages.pack import PLACES, Pack
 
 UNSEEN = "unseen"  # the split that only uses wordings which no other split has
 
@@ -16,7 +16,7 @@ class Say:
     """The wordings of one task for one picture. Calling it fills one in; where there are several, ``rng`` chooses.
 
     ``say("answer", p="red star")`` fills the wording "answer". Values are words (then `{p:a}` and `{p:plural}` work),
-    lists of words (`{things:a}`) or numbers; `{box:0}` stays as it is.
+    lists of words (`{things:a}`) or numbers; `{box:0}` and `{point:0}` stay as they are.
     """
 
     __slots__ = ("pack", "rng", "_wordings", "_unseen")
@@ -66,8 +66,8 @@ def _template(text: str) -> tuple[str, tuple[tuple[str, str, str], ...]]:
     parts, inflected = [], {}
     for literal, name, spec, _ in Formatter().parse(text):
         parts.append(literal.replace("{", "{{").replace("}", "}}"))
-        if name == "box":  # dialects put the numbers in, much later
-            parts.append(f"{{{{box:{spec}}}}}")
+        if name in PLACES:  # dialects put the numbers in, much later
+            parts.append(f"{{{{{name}:{spec}}}}}")
         elif name is not None and spec:
             slot = f"{name}__{spec}"
             inflected[slot] = (slot, name, spec)

@@ -1,26 +1,30 @@
-"""Contact sheets: pictures with the true boxes drawn in, and question, steps and answer beside them."""
+"""Contact sheets: pictures with true boxes and asked points drawn in, and question, steps and answer beside them."""
 
 from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from synth.quality.hashes import UNREADABLE
 from synth.quality.samples import Sample
-from synth.record import PLACEHOLDER
+from synth.record import PLACEHOLDER, POINT
+from synth.scene import Point
 
 SIDE = 256  # pixels: the longer side of a shown picture
 COLOURS = ("#e6194b", "#0082c8", "#f58231", "#3cb44b", "#911eb4", "#008080", "#aa6e28", "#f032e6")
+_POINT = "#d00000"
 _GAP, _TEXT_WIDTH, _LINE, _COLUMNS = 12, 300, 17, 2
 _WRAP = 42  # characters a line
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A sample ready to be looked at: the picture with its boxes, and texts in which ``[2]`` means box number 2."""
+    """A sample ready to be looked at: the picture with its boxes and points, and texts in which ``[2]`` means box
+    number 2 and ``(1)`` point number 1."""
 
     picture: Image.Image
     question: str
@@ -30,7 +34,7 @@ class Shown:
 
 
 def show(sample: Sample) -> Shown | None:
-    """Draw the boxes of a record into its picture; None where there is no readable picture.
+    """Draw the boxes and points of a record into its picture; None where there is no readable picture.
 
     Equal boxes share a number. The picture is scaled so that its longer side is ``SIDE`` pixels.
     """
@@ -51,16 +55,19 @@ def show(sample: Sample) -> Shown | None:
                 boxes.append(tuple(box))
         return PLACEHOLDER.sub(lambda found: f"[{boxes.index(tuple(own[int(found[1])])) + 1}]", text)
 
-    question = numbered(record["question"], record.get("question_boxes") or [])
+    points = record.get("question_points") or []
+    question = POINT.sub(
+        lambda found: f"({int(found[1]) + 1})", numbered(record["question"], record.get("question_boxes") or [])
+    )
     steps = tuple(numbered(step["text"], step["boxes"]) for step in record["steps"] or ())
     answer = numbered(record["answer"], record["boxes"])
-    return Shown(draw_boxes(picture, boxes), question, steps, answer, record["id"])
+    return Shown(draw_boxes(picture, boxes, points), question, steps, answer, record["id"])
 
 
-def draw_boxes(picture: Image.Image, boxes: list[tuple[float, ...]]) -> Image.Image:
-    """Return the picture scaled to ``SIDE`` with numbered boxes, given as xyxy in its original pixels.
+def draw_boxes(picture: Image.Image, boxes: list[tuple[float, ...]], points: Sequence[Point] = ()) -> Image.Image:
+    """Return the picture scaled to ``SIDE`` with numbered boxes, given as xyxy in its original pixels, and points.
 
-    The outline lies around the box: its inner edge is the box's edge.
+    The outline lies around the box: its inner edge is the box's edge. A point lies in the middle of its ring.
     """
     scale = SIDE / max(picture.size)
     size = tuple(max(1, round(v * scale)) for v in picture.size)
@@ -76,6 +83,13 @@ def draw_boxes(picture: Image.Image, boxes: list[tuple[float, ...]]) -> Image.Im
         left, top = max(0, min(x1 - 2, size[0] - width)), max(0, y1 - 16)
         pen.rectangle((left, top, left + width, top + 14), fill=colour)
         pen.text((left + 2, top), label, fill="white", font=font)
+    for k, point in enumerate(points):
+        x, y = (v * size[axis] / picture.size[axis] for axis, v in enumerate(point))
+        for radius, ink in ((5, "black"), (4, "white"), (3, _POINT)):
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=ink)
+        label = f"({k + 1})"
+        left = max(0, min(x + 7, size[0] - pen.textlength(label, font=font)))
+        pen.text((left, max(0, y - 18)), label, fill=_POINT, font=font, stroke_width=1, stroke_fill="white")
     return canvas
 
 

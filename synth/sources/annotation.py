@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from synth.record import PLACEHOLDER
+from synth.record import ANY_PLACE
 from synth.sources.fault import Fault
 
 LARGEST_SIDE = 2**31 - 1
@@ -157,7 +157,7 @@ _SAME_NAME = "same name as a crowd or a bad box"
 
 def can_be_said(name: str) -> bool:
     """Whether texts can hold a name: one of spaces alone says nothing, and `{box:0}` would be taken for a box."""
-    return bool(name.strip()) and not PLACEHOLDER.search(name)
+    return bool(name.strip()) and not ANY_PLACE.search(name)
 
 
 def _known_spans(spans: Iterable[list], known: set[int]) -> list[list]:

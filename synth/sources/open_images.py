@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from synth.errors import SourceError
+from synth.sources import class_tree
 from synth.sources.annotation import Annotated, Thing
 from synth.sources.fault import Fault
 from synth.sources.format import Format, Items, digest_of
@@ -25,8 +26,11 @@ def read(folder: Folder, work: Path) -> Items:
     """Yield the pictures that have boxes; a box with ``IsGroupOf`` is a crowd.
 
     A name is absent where a person verified so: image-level labels of confidence 0 in ``*imagelabels*.csv`` beside.
+    Boxes are drawn under the most particular label: where the tree of classes says that a thing listed is also one of
+    another name, that name is neither absent nor listed in full.
     """
     names = _names(folder.names(*_NAMES))
+    above = _above(class_tree.ancestors(class_tree.find(folder.path)), names)
     root = _pictures(folder).root
     for path in folder.every_annotations(*_BOXES):
         split = next((split for split in _SPLITS if split in path.name), None)
@@ -41,9 +45,11 @@ def read(folder: Folder, work: Path) -> Items:
                 things = [_thing(k, row, names) for k, row in enumerate(join.of("box", key))]
                 labels = [row for row in join.of("label", key) if as_number(row["Confidence"]) == 0]
                 absent = {names[row["LabelName"]] for row in labels if row["LabelName"] in names}
+                listed = {thing.name for thing in things}
+                unsure = set().union(*(above.get(name, ()) for name in listed))
                 yield Annotated(
-                    file=f"{subfolder}{key}.jpg", fractions=True, things=things, split=split,
-                    absent=sorted(absent - {thing.name for thing in things}),
+                    file=f"{subfolder}{key}.jpg", fractions=True, things=things, split=split, unsure=sorted(unsure),
+                    absent=sorted(absent - listed - unsure),
                 )  # fmt: skip
 
 
@@ -78,6 +84,15 @@ def _names(path: Path) -> dict[str, str]:
         return {row[0]: row[1].strip().lower() for row in csv.reader(file) if len(row) == 2 and row[0] != "LabelName"}
 
 
+def _above(tree: dict[str, frozenset[str]], names: dict[str, str]) -> dict[str, set[str]]:
+    """For each name, the names of all classes above it."""
+    above: dict[str, set[str]] = {}
+    for label, parents in tree.items():
+        if label in names:
+            above.setdefault(names[label], set()).update(names[p] for p in parents if p in names)
+    return {name: found - {name} for name, found in above.items()}
+
+
 def _labels(boxes: Path, split: str | None) -> list[Path]:
     return sorted(boxes.parent.glob(f"*{split}*imagelabels*.csv" if split else "*imagelabels*.csv"))
 
@@ -91,6 +106,8 @@ def _files(folder: Folder) -> Iterator[Path]:
         yield path
         yield from _labels(path, next((split for split in _SPLITS if split in path.name), None))
     yield folder.names(*_NAMES)
+    if (tree := class_tree.find(folder.path)) is not None:
+        yield tree
 
 
 FORMAT = Format(

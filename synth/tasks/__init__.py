@@ -21,6 +21,7 @@ from synth.tasks import (  # noqa: F401  (imported for what they register)
     numbers,
     odd_one_out,
     ordinal,
+    points,
     predicate,
     regions,
     relation,
@@ -28,6 +29,7 @@ from synth.tasks import (  # noqa: F401  (imported for what they register)
     teacher_steps,
     where,
     words,
+    writing,
 )
 from synth.tasks.base import TASKS, UNSEEN, Draft, Step, Task, task
 

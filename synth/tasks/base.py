@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from synth.languages import Pack, Say
 from synth.languages.say import UNSEEN
-from synth.scene import Box, Scene
+from synth.scene import Box, Point, Scene
 from synth.tasks.difficulty import difficulty
 
 __all__ = ["KINDS", "TASKS", "UNSEEN", "Draft", "Facts", "Step", "Task", "task"]
@@ -35,7 +35,8 @@ class Step:
 class Draft:
     """A question about one scene with its answer.
 
-    ``boxes`` are those the answer speaks of, ``question_boxes`` those the question shows (`{box:k}` in its text).
+    ``boxes`` are those the answer speaks of, ``question_boxes`` those the question shows (`{box:k}` in its text), and
+    ``question_points`` the points that it shows (`{point:k}`), [x, y] in original pixels.
     ``about`` are the things the question names, in their order: what ``balance=true`` evens the answers of a closed
     task over. ``difficulty`` is set for the task, which cannot choose it (`synth/tasks/difficulty.py`).
     """
@@ -46,6 +47,7 @@ class Draft:
     boxes: list[Box] = field(default_factory=list)
     phrase: str = ""
     question_boxes: list[Box] = field(default_factory=list)
+    question_points: list[Point] = field(default_factory=list)
     about: tuple[str, ...] = ()
     difficulty: int = 1
 

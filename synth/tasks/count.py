@@ -1,7 +1,7 @@
 """How many, in one number, without pointing; of two names a picture, or counts would outnumber all other questions."""
 
 from synth.tasks.base import Draft, task
-from synth.tasks.space import names_of
+from synth.tasks.space import has_words, names_of
 
 
 def _propose(scene, rng):
@@ -18,7 +18,7 @@ def _propose(scene, rng):
 def count(scene, facts, say):
     name = facts["name"]
     found = scene.objects if name is None else [o for o in scene.objects if o.name == name]
-    if not scene.complete if name is None else not scene.exhaustive:
+    if not scene.complete or has_words(scene) if name is None else not scene.exhaustive:
         return None
     if not (found or name is None or name in scene.vocabulary):
         return None

@@ -13,14 +13,16 @@ _INTRO = """# Tasks
 
 Every task with one record in each language, written by `synth.tasks.gallery.markdown()`: a test keeps this page true.
 `{box:k}` in a question is the k-th of the record's `question_boxes`, in a step or an answer the k-th of its own boxes;
-a dialect writes the numbers. *Not all annotated* says whether a task is asked of pictures that hold more than is
-annotated, as photographs do: it then asks only what stays true whatever else is there. *Instances missing* says whether
-it is asked where even of a name that is annotated not every instance is, as in Visual Genome and Flickr30k: there "the
-cat" may mean two, so a question shows a box, or asks with words that somebody wrote about one place. Difficulty goes
-from 1 to 5 (`synth/tasks/difficulty.py`).
+`{point:k}`, in questions only, is the k-th of its `question_points`; a dialect writes the numbers. *Not all annotated*
+says whether a task is asked of pictures that hold more than is annotated, as photographs do: it then asks only what
+stays true whatever else is there. *Instances missing* says whether it is asked where even of a name that is annotated
+not every instance is, as in Visual Genome and Flickr30k: there "the cat" may mean two, so a question shows a box, or
+asks with words that somebody wrote about one place. Difficulty goes from 1 to 5 (`synth/tasks/difficulty.py`).
 
-There are no questions about several pictures at once, and none about points instead of boxes: a record has one picture,
-and no dialect writes a point.
+A point is drawn anywhere well inside its thing: on its pixels where the source drew it itself, else in the middle half
+of its box and in no other thing's box. `find_word` and `read_word` need words on the picture (`rendered.text=0.3`).
+
+There are no questions about several pictures at once: a record has one picture.
 """
 _DRAWS = 10  # of an annotated scene, before a task counts as not asked of it
 _PICTURES = 60  # looked through for an example
@@ -29,7 +31,8 @@ _PICTURES = 60  # looked through for an example
 def markdown() -> str:
     """Return the page; the same text every time."""
     drawn = [RenderedSource(RenderedOptions(objects=[3, 6])).scene(k, "gallery", 0) for k in range(_PICTURES)]
-    scenes = [*drawn, *[_annotated()] * _DRAWS]
+    written = [RenderedSource(RenderedOptions(text=0.5)).scene(k, "gallery", 0) for k in range(_DRAWS)]
+    scenes = [*drawn, *[_annotated()] * _DRAWS, *written]
     rows = ["| task | kind | not all annotated | instances missing |", "|---|---|---|---|"]
     photographs = [[_annotated(complete=False, exhaustive=listed)] * _DRAWS for listed in (True, False)]
     sections = []

@@ -23,7 +23,12 @@ def shape(scene, facts, say):
     """Of the only thing that is said to have its colour, where things without a colour are drawings, not shapes."""
     obj = scene.by_id(facts["target"])
     colour = obj and obj.attributes.get("colour")
-    if not colour or not scene.complete or sum(o.attributes.get("colour") == colour for o in scene.objects) > 1:
+    if (
+        not colour
+        or obj.kind == "text"
+        or not scene.complete
+        or sum(o.attributes.get("colour") == colour for o in scene.objects) > 1
+    ):
         return None
     return Draft(question=say("question", c=colour), answer=obj.name, about=(colour,))
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from synth.tasks.base import Draft, Step, task
-from synth.tasks.space import places
+from synth.tasks.space import has_words, places
 
 _BY = ("kind", "colour", "size")
 _FEWEST = 3
@@ -16,7 +16,7 @@ def _said(obj, by):
 def _odd(scene, by):
     """(the odd one, what the others share), or None: every thing must plainly have one of two values."""
     counts = Counter(_said(o, by) for o in scene.objects)
-    if not scene.complete or len(scene.objects) < _FEWEST or None in counts or len(counts) != 2:
+    if not scene.complete or has_words(scene) or len(scene.objects) < _FEWEST or None in counts or len(counts) != 2:
         return None
     (shared, _), (other, alone) = counts.most_common()
     return (next(o for o in scene.objects if _said(o, by) == other), shared) if alone == 1 else None

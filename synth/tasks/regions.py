@@ -1,7 +1,4 @@
-"""From a region to words and back: the question shows a box, or words that somebody wrote about one place.
-
-A point cannot be shown: dialects write boxes, and a box without area is none.
-"""
+"""From a region to words and back: the question shows a box, or words that somebody wrote about one place."""
 
 from synth.scene import iou
 from synth.tasks.base import Draft, task

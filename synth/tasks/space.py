@@ -41,7 +41,8 @@ def lies(one: Obj, side: str, other: Obj) -> bool:
 def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -> Obj | None:
     """The single object (of that name, or of any) on that side of ``anchor``, if no other could be meant even loosely.
 
-    Where more may lie there than is listed (see ``every``) there is none.
+    Where more may lie there than is listed (see ``every``) there is none. A painted word may be what lies there, so it
+    is never passed over; but nobody would call it a thing.
     """
     key = (side, name)
     if key not in scene.remembered:
@@ -49,13 +50,16 @@ def only_one_on(scene: Scene, side: str, anchor: Obj, name: str | None = None) -
     first, reach, next_reach = scene.remembered[key]
     k, sign = AXIS[side]
     # One alone has its middle beyond the anchor's: the outermost has, and the next one has not.
-    return first if reach > sign * anchor.centre[k] >= next_reach and lies(first, side, anchor) else None
+    if not reach > sign * anchor.centre[k] >= next_reach or (name is None and first.kind == "text"):
+        return None
+    return first if lies(first, side, anchor) else None
 
 
 def _outermost(scene: Scene, side: str, name: str | None) -> tuple[Obj | None, float, float]:
     """The thing (of that name, or of any) whose middle lies furthest to that side, how far, and how far the next."""
     k, sign = AXIS[side]
-    found = sorted(every(scene, name), key=lambda o: sign * o.centre[k], reverse=True)
+    there = every(scene, name) if name is not None else scene.objects if scene.complete else ()
+    found = sorted(there, key=lambda o: sign * o.centre[k], reverse=True)
     reach = [sign * o.centre[k] for o in found[:2]] + [-math.inf] * 2
     return found[0] if found else None, reach[0], reach[1]
 
@@ -111,10 +115,15 @@ def names_of(scene: Scene) -> list[str]:
     return list(scene.by_name)
 
 
+def has_words(scene: Scene) -> bool:
+    """Whether words are painted on the picture: some would count them among the things that are there, some not."""
+    return any(obj.kind == "text" for obj in scene.objects)
+
+
 def every(scene: Scene, name: str | None) -> list[Obj]:
     """All objects of a name (None: of any) where none can be missing, to be counted or told apart; else nothing."""
     if name is None:
-        return scene.objects if scene.complete else []
+        return scene.objects if scene.complete and not has_words(scene) else []
     return scene.by_name.get(name, []) if scene.exhaustive else []
 
 

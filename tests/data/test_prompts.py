@@ -40,9 +40,16 @@ def test_boxes_of_the_question_are_spelled_in_the_dialect_of_the_model():
     assert target_text(shown, PercentDialect()) == "A cat."
 
 
+def test_points_of_the_question_are_spelled_too():
+    asked = replace(PLAIN, question="Give the box of the thing at {point:0}.", question_points=((25.0, 150.0),))
+    assert question_text(asked, PercentDialect()) == "Give the box of the thing at [25, 75]."
+    assert question_text(asked, LlavaDialect()) == "Give the box of the thing at [0.25, 0.75]."
+    assert target_text(asked, PercentDialect()) == "The cat is at [10, 10, 50, 50]."
+
+
 def test_braces_of_a_question_without_boxes_are_left_alone():
-    assert question_text(replace(PLAIN, question="What does {box:0} mean?"), PercentDialect()) == (
-        "What does {box:0} mean?"
+    assert question_text(replace(PLAIN, question="What does {box:0} or {point:0} mean?"), PercentDialect()) == (
+        "What does {box:0} or {point:0} mean?"
     )
 
 

@@ -1,6 +1,7 @@
 """Samples against the processor's own one-call path, and what may be learned."""
 
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ import transformers
 from PIL import Image
 
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records, question_text, target_text
+from lynx_moe.data.dataset import askable, writable
 from lynx_moe.data.prompts import messages
 from lynx_moe.data.records import Record
-from lynx_moe.errors import FamilyError, RecordError
+from lynx_moe.errors import DialectError, FamilyError, RecordError
 from lynx_moe.families.dialects import Geometry, PercentDialect, get_dialect
 from tests.data.written import small_folder
 from tests.tiny import CHAT_TEMPLATE, tiny_llava_with_processor, tiny_tokenizer
@@ -167,6 +169,17 @@ def test_records_whose_box_is_cropped_away_are_left_out_and_counted(processor, r
     geometry = Geometry(resize={"shortest_edge": 24}, crop=(8, 24))
     dataset = SampleDataset(records, SampleBuilder(processor, PercentDialect(geometry)))
     assert dataset.dropped == 1 and "find_all" not in dataset.records.column("task")
+
+
+def test_records_whose_point_is_cropped_away_are_left_out_too(processor, records):
+    builder = SampleBuilder(processor, PercentDialect(Geometry(resize={"shortest_edge": 24}, crop=(8, 24))))
+    for point, seen in (((12.0, 20.0), True), ((12.0, 2.0), False)):
+        shown = replace(records[3], question="What is at {point:0}?", boxes=(), answer="A.", question_points=(point,))
+        assert shown.size == (24, 40) and askable(shown, builder) is seen
+        assert writable([shown], builder) == [0] * seen
+        if not seen:
+            with pytest.raises(DialectError):
+                builder(shown)
 
 
 def test_collator_pads_right_and_hides_padding(processor, records):

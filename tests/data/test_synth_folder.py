@@ -1,6 +1,7 @@
 """The one meeting point: what synth writes is what this package reads, for every task."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,22 @@ def test_boxes_that_a_question_shows_are_spelled_in_the_prompt(records, name):
         for text in (asked, prompt):
             (read,) = builder.dialect.decode(text, record.size).boxes
             assert iou(read, record.question_boxes[0]) > 0.7 and "{box" not in text
+
+
+def test_points_that_a_question_shows_are_spelled_in_the_prompt_and_lie_on_what_is_meant(records):
+    processor = tiny_llava_with_processor()[1]
+    builder = SampleBuilder(processor, get_dialect("percent", processor))
+    shown = [record for record in records if record.question_points]
+    assert {record.task for record in shown} == {"name_point", "find_at_point"} and len(shown) > 5
+    for record, tokens in zip(shown, builder.prompts(shown), strict=True):
+        asked = question_text(record, builder.dialect)
+        spelled = builder.dialect.encode_point(record.question_points[0], record.size)
+        assert spelled in asked and "{point" not in asked
+        left, top, width, height = builder.dialect.geometry.window(record.size)
+        # The tiny tokenizer does not know every word, but all digits.
+        x, y = map(int, re.search(r"\[ ?(\d+) ?, (\d+) ?\]", processor.tokenizer.decode(tokens.ids)).groups())
+        for box in record.boxes:
+            assert box[0] < left + x / 100 * width < box[2] and box[1] < top + y / 100 * height < box[3]
 
 
 def test_pictures_have_the_size_that_is_written(records):

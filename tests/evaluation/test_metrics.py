@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from lynx_moe.data import target_text
 from lynx_moe.data.records import Record, Step
 from lynx_moe.errors import ConfigError
 from lynx_moe.evaluation import PROTOCOLS, Answered, compare, mcnemar_p, normalise, print_report, report_table
-from lynx_moe.evaluation.grounding import matched
+from lynx_moe.evaluation.grounding import is_absent, matched
 from lynx_moe.families.dialects import PercentDialect
 from lynx_moe.grounding import iou
 
@@ -65,6 +66,13 @@ def test_absent_is_right_only_when_something_is_said_and_no_box_given():
     numbers = score((absent, "There is no star."), (absent, "At [1, 2, 30, 40]."), (absent, "[oops"), (absent, ""))
     assert numbers["absent"] == {"n": 4, "says_none": 0.25}
     assert numbers["acc50"] is None and numbers["n"] == 0
+
+
+def test_a_question_that_shows_a_point_or_a_box_asks_for_nothing_absent():
+    named = record("A cat.", (), "name_point")
+    assert is_absent(named)
+    assert not is_absent(replace(named, question_points=((1.0, 2.0),)))
+    assert not is_absent(replace(named, question_boxes=((1.0, 2.0, 3.0, 4.0),)))
 
 
 def test_find_all_is_scored_as_a_set():

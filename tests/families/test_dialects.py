@@ -70,6 +70,27 @@ def test_decoding_what_was_encoded_gives_the_visible_box_within_one_quantum(name
         assert abs(got - true) <= dialect.quantum * side * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("name", DIALECTS.names())
+@pytest.mark.parametrize("kind", PROCESSORS)
+@settings(max_examples=200, deadline=None)
+@given(size=sizes, a=fractions, b=fractions)
+def test_a_point_is_written_within_half_a_quantum_in_the_frame_of_boxes_or_refused_where_it_cannot_be_seen(
+    name, kind, size, a, b
+):
+    dialect = get_dialect(name, PROCESSORS[kind])
+    point = a * size[0], b * size[1]
+    left, top, width, height = dialect.geometry.window(size)
+    if not (left <= point[0] <= left + width and top <= point[1] <= top + height):
+        with pytest.raises(DialectError, match="not visible"):
+            dialect.encode_point(point, size)
+        return
+    text = dialect.encode_point(point, size)
+    shares = [dialect.read(part) for part in re.fullmatch(r"\[([^,]+), ([^,]+)\]", text).groups()]
+    assert all(0 <= share <= 1 for share in shares)
+    for got, true, start, side in zip(shares, point, (left, top), (width, height), strict=True):
+        assert abs(start + got * side - true) <= dialect.quantum / 2 * side * (1 + 1e-6)
+
+
 def test_encoding_twice_changes_nothing(images, name):
     dialect = get_dialect(name, images)
     for size in ((640, 480), (333, 517), (100, 100)):
@@ -227,6 +248,24 @@ def test_placeholders_become_boxes_in_any_order():
 def test_placeholder_without_a_box_is_refused():
     with pytest.raises(DialectError, match=re.escape("{box:1}")):
         PercentDialect().render("at {box:1}", [(0, 0, 10, 10)], (100, 100))
+
+
+@pytest.mark.parametrize("point", [(0, NAN), (INF, 1), (1, 2, 3), (5,), (-1, 5), (5, 101)])
+def test_what_is_no_point_of_the_picture_cannot_be_written(point, name):
+    with pytest.raises(DialectError):
+        DIALECTS.get(name)().encode_point(point, (100, 100))
+
+
+def test_points_and_boxes_of_one_text_are_kept_apart():
+    text = PercentDialect().render(
+        "{point:0} or {point:1} in {box:0}?", [(0, 0, 10, 10)], (200, 100), [(20, 30), (200, 0)]
+    )
+    assert text == "[10, 30] or [100, 0] in [0, 0, 5, 10]?"
+    for lost in ("{point:2}", "{box:1}"):
+        with pytest.raises(DialectError, match=re.escape(lost)):
+            PercentDialect().render(lost, [(0, 0, 10, 10)], (200, 100), [(20, 30), (200, 0)])
+    with pytest.raises(DialectError, match="has no point"):
+        PercentDialect().render("{point:0}", [(0, 0, 10, 10)], (200, 100))
 
 
 def test_unknown_dialect_offers_the_nearest_name():

@@ -10,6 +10,8 @@ import math
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
+
 COLOURS = "red orange yellow green blue purple white black".split()
 SHAPES = "circle square triangle star heart cross".split()
 THINGS = (
@@ -37,9 +39,12 @@ class Told:
 def phrases(text: str) -> list[list[str]]:
     """Every run of words such as "small red star", in order, the name in the singular."""
     found, run = [], []
-    for word in re.findall(r"[A-Za-z]+|[^\sA-Za-z]", text):
+    for word in re.findall(r'words? "[A-Z]+"|[A-Za-z]+|[^\sA-Za-z]', text):
         if word in COLOURS or word in ("small", "large"):
             run.append(word)
+        elif '"' in word and len(word) > 1:
+            found.append([*run, re.sub("^words", "word", word)])
+            run = []
         elif word in SINGULAR:
             found.append([*run, SINGULAR[word]])
             run = []
@@ -151,7 +156,7 @@ def count_by_pointing(scene, question):
 
 
 def ordinal(scene, question):
-    rank, way = re.search(r"(\w+) \w+ from the (left|right|top|bottom)", question).groups()
+    rank, way = re.search(r"""(\w+) \w+(?: "\w+")? from the (left|right|top|bottom)""", question).groups()
     row, k = row_of(scene, phrases(question)[0], way), ORDINALS.index(rank)
     return Told(boxes([row[k]]), [boxes([o]) for o in row[:k]])
 
@@ -172,8 +177,8 @@ def superlative(scene, question):
 
 def multi_hop(scene, question):
     met = [one(scene, phrases(question)[0])]
-    for name, side, _ in re.findall(r"the (\w+) (left of|right of|above|below) (it|that one)", question):
-        (thing,) = beyond(scene, side, met[-1], [SINGULAR[name]])
+    for name, side, _ in re.findall(r'the (\w+(?: "\w+")?) (left of|right of|above|below) (it|that one)', question):
+        (thing,) = beyond(scene, side, met[-1], phrases(name)[0])
         met.append(thing)
     assert len({id(o) for o in met}) == len(met) >= 3
     return Told(boxes(met[-1:]), [boxes([o]) for o in met[:-1]], f"The last one is the {said(met[-1])} at {{box:0}}.")
@@ -249,6 +254,22 @@ def facts(obj, scene, question):
     return f"The {' '.join(phrases(question)[0])}: [{', '.join(str(known[term]) for term in asked)}]."
 
 
+def find_word(scene, question):
+    (target,) = [o for o in scene.objects if o.name == "word " + re.search('"[A-Z]+"', question)[0]]
+    return Told(boxes([target]), answer=f"It says {target.name.removeprefix('word ')} at {{box:0}}.")
+
+
+def at_point(scene, point):
+    """The one thing whose pixels, or whose box for a word, hold the point with a pixel around it."""
+    column, row = int(point[0]), int(point[1])
+    around = np.s_[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+    found = [o for o in scene.objects if o.kind != "text" and o.mask[row, column]]
+    assert all(o.mask[around].all() for o in found)
+    words = [o for o in scene.objects if o.kind == "text" and all(o.box[k] < point[k] < o.box[k + 2] for k in (0, 1))]
+    (obj,) = [*found, *words]
+    return obj
+
+
 def describe(scene, question):
     return Told(answer=listed([article(said(o)) for o in in_reading_order(scene, ["thing"])]))
 
@@ -265,12 +286,18 @@ TELL = {
     "form": of_one(lambda obj, scene, question: "wide" if obj.width > obj.height else "tall"),
     "where": of_one(lambda obj, scene, question: " ".join(place(obj, scene))), "facts": of_one(facts),
     "measure": of_one(lambda obj, scene, question: f"{extent(obj, scene)[bool(UP.search(question))]} percent"),
+    "find_word": find_word,
     "background": lambda scene, question: Told(answer=scene.background),
     "describe": describe,
 }  # fmt: skip
 
 
-def region(scene, box):
-    """What to answer about a box that a question shows."""
-    (obj,) = [o for o in scene.objects if list(o.box) == list(box)]
-    return Told(answer=article(said(obj)))
+def shown(scene, record):
+    """What to answer about the box or point that a question shows."""
+    for box in record["question_boxes"]:
+        (obj,) = [o for o in scene.objects if list(o.box) == list(box)]
+    for point in record["question_points"]:
+        obj = at_point(scene, point)
+    if record["task"] == "find_at_point":
+        return Told(boxes([obj]))
+    return Told(answer=obj.name.split('"')[1] if record["task"] == "read_word" else article(said(obj)))

@@ -17,7 +17,9 @@ from synth.shard import scene_records
 from synth.tasks import TASKS
 
 NAMES = ("cat", "star", "sports ball", "scissors", "person", "apple", "{p}", "猫")
-WORDS = st.sampled_from(["a dog", "the man on the left.", "赤い車", "", "see {box:0}", "{p}", "  two\n lines "])
+WORDS = st.sampled_from(
+    ["a dog", "the man on the left.", "赤い車", "", "see {box:0}", "at {point:0}", "{p}", "  two\n lines "]
+)
 
 
 @st.composite
@@ -67,7 +69,8 @@ def test_what_is_told_passes_the_checker_and_never_contradicts_itself(scene, lan
             assert 1 <= record["difficulty"] <= 5
             # Several captions are true of one picture; all else has one answer.
             if "caption" not in json.loads(record["facts"]) and record["task"] != "describe_region":
-                key = record["task"], record["question"], str(record["question_boxes"])
+                shown = str(record["question_boxes"]), str(record["question_points"])
+                key = record["task"], record["question"], *shown
                 told[key].add((record["answer"], str(record["boxes"])))
     assert all(len(answers) == 1 for answers in told.values()), {k: v for k, v in told.items() if len(v) > 1}
 

@@ -15,7 +15,7 @@ from synth.languages import LANGUAGES, load_pack
 from synth.record import RECORDS, make_picture
 from synth.settings import Settings
 from synth.shard import scene_records
-from synth.sources.rendered import RenderedSource
+from synth.sources.rendered import RenderedOptions, RenderedSource
 from synth.tasks import TASKS
 
 PICTURES = 8
@@ -23,13 +23,14 @@ PICTURES = 8
 
 def made(language: str):
     """(record, scene as it comes back from the table) of every task over some pictures, seen and unseen wordings."""
-    for split in ("train", "unseen"):
+    drawn = [("train", k, RenderedOptions()) for k in range(PICTURES)]
+    drawn += [("unseen", k, RenderedOptions(text=0.4 * (k % 2))) for k in range(PICTURES)]
+    for split, index, options in drawn:
         settings = Settings(language=language, split=split)
-        for index in range(PICTURES):
-            scene = RenderedSource().scene(index, split, 0)
-            stored = scene_from(make_picture(scene, "a/b/c"))
-            for record in scene_records(scene, settings, settings.task_names())[0]:
-                yield record, stored if record["image_id"] else None
+        scene = RenderedSource(options).scene(index, split, 0)
+        stored = scene_from(make_picture(scene, "a/b/c"))
+        for record in scene_records(scene, settings, settings.task_names())[0]:
+            yield record, stored if record["image_id"] else None
 
 
 @pytest.fixture(scope="module", params=LANGUAGES)
@@ -61,6 +62,9 @@ def corrupted(record: dict):
     for k in range(len(record["question_boxes"])):
         yield changed("question box", lambda r, k=k: r["question_boxes"][k].__setitem__(0, 0.5))
         yield changed("question box lost", lambda r, k=k: r["question_boxes"].pop(k))
+    for k, (x, y) in enumerate(record["question_points"]):
+        yield changed("question point", lambda r, k=k, x=x, y=y: r["question_points"].__setitem__(k, [x + 0.1, y]))
+        yield changed("question point lost", lambda r, k=k: r["question_points"].pop(k))
     yield changed("difficulty", lambda r: r.update(difficulty=r["difficulty"] % 5 + 1))
     for k, step in enumerate(record["steps"]):
         yield changed(f"step {k}", lambda r, k=k: r["steps"][k].update(text=r["steps"][k]["text"] + " No."))
@@ -90,7 +94,7 @@ def test_an_answer_that_belongs_to_another_record_is_caught(records):
         by_task.setdefault(record["task"], []).append((record, scene))
     for group in by_task.values():
         for (record, scene), (other, _) in zip(group, rng.sample(group, len(group)), strict=True):
-            told = ("question", "answer", "boxes", "steps", "phrase", "question_boxes")
+            told = ("question", "answer", "boxes", "steps", "phrase", "question_boxes", "question_points")
             parts = [part for part in told if record[part] != other[part]]
             for part in parts:
                 if part == "question":  # another wording of the same question is no corruption

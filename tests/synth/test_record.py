@@ -3,11 +3,12 @@
 import dataclasses
 import pickle
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from synth.errors import RecordError, SettingsError, nearest
-from synth.record import IMAGES, RECORDS, check_record, make_record, table
+from synth.record import IMAGES, RECORDS, check_record, make_record, mask_of_runs, run_lengths, table
 from synth.tasks import Draft, Step
 
 
@@ -17,7 +18,8 @@ def row(**changes):
         "steps": [{"text": "Find the cat {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "objects": ["cat"]}],
         "answer": "The cat is at {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "phrase": "the cat", "task": "find_one",
         "kind": "grounding", "source": "rendered", "split": "train", "licence": "CC0", "seed": "0/train/find_one/0",
-        "facts": '{"target": 3}', "language": "en", "engine": "template", "question_boxes": [], "difficulty": 1,
+        "facts": '{"target": 3}', "language": "en", "engine": "template", "question_boxes": [],
+        "question_points": [], "difficulty": 1,
     }  # fmt: skip
     return {**good, **changes}
 
@@ -49,6 +51,19 @@ def test_a_good_row_passes():
             },
             "about understanding",
         ),
+        ({"question": "What is at {point:0}?"}, "has {point:0}, but 0 points"),
+        ({"question_points": [[1, 2]]}, "point 0 is never shown"),
+        ({"question": "At {point:0}?", "question_points": [[1, 2], [3, 4]]}, "point 1 is never shown"),
+        ({"question": "At {point:0}?", "question_points": [[1, 11]]}, "point outside"),
+        ({"question": "At {point:0}?", "question_points": [[-0.5, 2]]}, "point outside"),
+        ({"question": "At {point:0}?", "question_points": [[1, float("inf")]]}, "two finite"),
+        ({"question": "At {point:0}?", "question_points": [[1, 2, 3, 4]]}, "two finite"),
+        (
+            {"question": "{point:0}?", "question_points": [[1, 2]], "image_id": "", "boxes": [], "answer": "A cat."},
+            "question has points",
+        ),
+        ({"answer": "It is at {point:0}."}, "point in an answer or a step"),
+        ({"steps": [{"text": "See {point:0}.", "boxes": [], "objects": []}]}, "point in an answer or a step"),
         ({"question": " "}, "empty"),
         ({"answer": ""}, "empty"),
         ({"kind": "understanding"}, "about understanding"),
@@ -80,6 +95,18 @@ def test_a_table_is_what_pyarrow_itself_would_make_of_the_rows():
         table(rows, schema).validate(full=True)
 
 
+def test_a_question_may_show_points():
+    shown = {"question": "{point:1} or {point:0}?", "question_points": [[0, 2.5], [10, 10]]}
+    check_record(row(**shown), 10, 10)
+
+
+def test_a_mask_comes_back_from_its_run_lengths():
+    for mask in (np.eye(3, 5, dtype=bool), np.ones((2, 3), bool), np.zeros((2, 3), bool)):
+        assert (mask_of_runs(np.array(run_lengths(mask)), *mask.shape[::-1]) == mask).all()
+    with pytest.raises(ValueError):
+        mask_of_runs(np.array([3, 2]), 2, 2)
+
+
 def test_parquet_gives_back_every_field_of_a_record(tmp_path):
     import pyarrow as pa
 
@@ -97,13 +124,20 @@ def test_a_record_has_every_column_of_the_format_and_no_other():
 
     step = Step(text="s", boxes=[(1, 2, 3, 4)], objects=["x"])
     draft = Draft(
-        question="q", answer="a", steps=[step], boxes=[(1, 2, 3, 4)], question_boxes=[(0, 0, 1, 1)], difficulty=4
+        question="q",
+        answer="a",
+        steps=[step],
+        boxes=[(1, 2, 3, 4)],
+        question_boxes=[(0, 0, 1, 1)],
+        question_points=[(3, 4)],
+        difficulty=4,
     )
     where = {"image_id": "i", "scene": Picture(), "split": "train", "language": "en", "seed": "s", "k": 2}
     made = make_record(draft, facts={"target": 3}, task="t", kind="grounding", **where)
     assert list(made) == RECORDS.names
     assert made["id"] == "train/rendered/7/t/2"
     assert made["question_boxes"] == [[0.0, 0.0, 1.0, 1.0]] and made["difficulty"] == 4
+    assert made["question_points"] == [[3.0, 4.0]]
     assert made["boxes"] == [[1.0, 2.0, 3.0, 4.0]] == made["steps"][0]["boxes"]
 
 

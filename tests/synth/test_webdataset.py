@@ -21,7 +21,11 @@ from synth.webdataset import to_webdataset
 def data(tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "data"
     for split in ("train", "val"):
-        synth.make(Settings(out=str(out), split=split, size=7, shard_size=3, task=["find_one", "exists", "numbers"]))
+        synth.make(
+            Settings(
+                out=str(out), split=split, size=7, shard_size=3, task=["find_one", "exists", "numbers", "name_point"]
+            )
+        )
     return out
 
 
@@ -56,6 +60,7 @@ def test_every_record_and_picture_is_there_once(data, tmp_path):
     by_id = {row["id"]: {**row, "facts": json.loads(row["facts"])} for row in stored}
     assert len(records) == len(stored) and {row["id"]: row for row in records} == by_id
     assert len(pictures) == 14
+    assert any(row["question_points"] for row in records)
 
 
 def test_an_interruption_costs_one_file_and_ends_in_the_same_bytes(data, tmp_path):

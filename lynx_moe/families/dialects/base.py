@@ -1,4 +1,4 @@
-"""A dialect turns boxes into text and text back into boxes, in one frame, which it knows and never guesses."""
+"""A dialect turns boxes and points into text, and text back into boxes, in a frame that it knows and never guesses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lynx_moe.families.dialects.geometry import Geometry, Size
 from lynx_moe.grounding import Box
 from lynx_moe.registry import Registry
 
-PLACEHOLDER = re.compile(r"\{box:([0-9]{1,6})\}")
+PLACEHOLDER = re.compile(r"\{(box|point):([0-9]{1,6})\}")
 ERROR_KINDS = ("unparseable", "out_of_range", "inverted")
 
 
@@ -74,22 +74,37 @@ class Dialect(ABC):
         Linear in the length of the text; never raises.
         """
 
-    def render(self, text: str, boxes: Sequence[Iterable[float]], size: Size) -> str:
-        """`text` with each `{box:k}` replaced by the spelling of `boxes[k]`.
+    @abstractmethod
+    def encode_point(self, point: Iterable[float], size: Size) -> str:
+        """The text of `point` (x, y, original pixels) on a picture of `size` (width, height), in the frame of boxes.
 
         Raises:
-            DialectError: a placeholder has no box, or its box cannot be written.
+            DialectError: the model cannot see that place, or it is not a point.
+        """
+
+    def render(
+        self,
+        text: str,
+        boxes: Sequence[Iterable[float]],
+        size: Size,
+        points: Sequence[Iterable[float]] = (),
+    ) -> str:
+        """`text` with each `{box:k}` replaced by the spelling of `boxes[k]`, each `{point:k}` by that of `points[k]`.
+
+        Raises:
+            DialectError: a placeholder has no box or point, or what it has cannot be written.
         """
 
         def spell(match: re.Match[str]) -> str:
-            index = int(match[1])
-            if index >= len(boxes):
+            places, encode = (boxes, self.encode) if match[1] == "box" else (points, self.encode_point)
+            index = int(match[2])
+            if index >= len(places):
                 raise DialectError(
-                    f"{match[0]} in {text!r} has no box",
-                    why=f"only {len(boxes)} boxes came with the text",
-                    fix="number placeholders from 0 in the order of the boxes",
+                    f"{match[0]} in {text!r} has no {match[1]}",
+                    why=f"only {len(places)} came with the text",
+                    fix=f"number placeholders from 0 in the order of what they stand for; each is a {match[1]}",
                 )
-            return self.encode(boxes[index], size)
+            return encode(places[index], size)
 
         return PLACEHOLDER.sub(spell, text)
 
@@ -115,6 +130,28 @@ class Dialect(ABC):
                 fix="leave the record out, or use a processor that pads instead of cropping",
             )
         return visible
+
+    def seen_point(self, point: Iterable[float], size: Size) -> tuple[float, float]:
+        """`point` as two numbers, where the model sees it.
+
+        Raises:
+            DialectError: it does not see it, or the numbers are not a point.
+        """
+        place = [float(value) for value in point]
+        if len(place) != 2 or not all(map(math.isfinite, place)):
+            raise DialectError(
+                f"{place} is not a point",
+                why="a point is two finite numbers: x, y",
+                fix="mend the record",
+            )
+        if not self.geometry.shows(place, size):
+            raise DialectError(
+                f"the point {place} is not visible",
+                why=f"the model sees only {tuple(round(v, 1) for v in self.geometry.window(size))} (left, top, width, "
+                f"height) of this {size[0]}x{size[1]} picture",
+                fix="leave the record out, or use a processor that pads instead of cropping",
+            )
+        return place[0], place[1]
 
 
 DIALECTS: Registry[type[Dialect]] = Registry("box dialect")

@@ -1,4 +1,4 @@
-"""Dialects that write a box as four numbers in square brackets: `[x1, y1, x2, y2]`."""
+"""Dialects that write a box as four numbers in square brackets, `[x1, y1, x2, y2]`, and a point as two, `[x, y]`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ class BracketDialect(Dialect):
         x1, x2 = snap((seen.x1 - left) / width * self.steps, (seen.x2 - left) / width * self.steps, self.steps)
         y1, y2 = snap((seen.y1 - top) / height * self.steps, (seen.y2 - top) / height * self.steps, self.steps)
         return f"[{', '.join(self.spell(value) for value in (x1, y1, x2, y2))}]"
+
+    def encode_point(self, point: Iterable[float], size: Size) -> str:
+        x, y = self.seen_point(point, size)
+        left, top, width, height = self.geometry.window(size)
+        multiples = (round((x - left) / width * self.steps), round((y - top) / height * self.steps))
+        return f"[{', '.join(self.spell(value) for value in multiples)}]"
 
     def decode(self, text: str, size: Size) -> Parsed:
         parsed = Parsed()

@@ -8,6 +8,7 @@ dialects measure in fractions of that window, which stays right whatever the res
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -111,6 +112,12 @@ class Geometry:
             box.confidence,
         )
         return seen if seen.x2 > seen.x1 and seen.y2 > seen.y1 else None
+
+    def shows(self, point: Sequence[float], size: Size) -> bool:
+        """Whether `point` (x, y) lies in the picture and in the window, their edges included."""
+        left, top, width, height = self.window(size)
+        x, y = point
+        return max(0, left) <= x <= min(size[0], left + width) and max(0, top) <= y <= min(size[1], top + height)
 
     def view(self, image: Image.Image) -> Image.Image:
         """What the model will see of `image`, before any resizing; padding is black."""

@@ -16,14 +16,15 @@ from pathlib import Path
 
 from synth.errors import SettingsError
 from synth.languages import Pack, load_pack
-from synth.record import PLACEHOLDER
+from synth.record import ANY_PLACE
 from synth.scene import Scene
 
 _FOLDER = Path(__file__).parent
 _LENGTH = (0.4, 3.0, 80)  # of the original's characters: least share, greatest share, and what any text may add
 _MARKUP = re.compile(r"[<>`*#_|\\~^$@{}\[\]]|https?:|www\.|//|[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
-_FIXED = re.compile(r"\{box:\d+\}|\d+")  # boxes and numbers stand in the same row as the terms
+_FIXED = re.compile(r"\{(?:box|point):\d+\}|\d+")  # places and numbers stand in the same row as the terms
 _WORD_MAY_BEGIN, _WORD_ENDS = re.compile(r"(?<!\w)"), re.compile(r"(?!\w)")
+_QUOTED = re.compile(r'"[^"]*"')  # what is painted on a picture, to be found or read as it stands
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
@@ -172,11 +173,14 @@ def _text_complaints(old: str, new: str, terms: Terms, language: str) -> Iterato
     if not least * len(old) <= len(new.strip()) <= most * len(old) + more:
         yield "too short or too long", f"it has {len(new)} characters, the original {len(old)}"
         return
-    boxes = PLACEHOLDER.findall(old)
-    if PLACEHOLDER.findall(new) != boxes:
-        told = " ".join(f"{{box:{k}}}" for k in boxes) or "none"
-        yield "boxes changed", f"the box placeholders must be, in this order: {told}"
-    bare = PLACEHOLDER.sub(" ", new)
+    places = ANY_PLACE.findall(old)
+    if ANY_PLACE.findall(new) != places:
+        told = " ".join(places) or "none"
+        yield "boxes changed", f"the placeholders of boxes and points must be, in this order: {told}"
+    if _QUOTED.findall(new) != (quoted := _QUOTED.findall(old)):
+        told = " ".join(quoted) or "none"
+        yield "quoted words changed", f"what stands in quotation marks must be, letter for letter: {told}"
+    bare = ANY_PLACE.sub(" ", new)
     if any(sign not in old for sign in strange_signs(bare)):
         yield "markup", "plain text only: no markup, links, brackets or code"
     if guards.speech.search(new) and not guards.speech.search(old):
@@ -207,4 +211,4 @@ def _reason(kept: Iterable[str], said: Iterable[str]) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    return re.findall(r"\w+", PLACEHOLDER.sub(" ", text).lower())
+    return re.findall(r"\w+", ANY_PLACE.sub(" ", text).lower())

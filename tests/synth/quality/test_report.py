@@ -237,6 +237,18 @@ def test_a_picture_is_shown_in_the_frame_of_its_boxes():
     assert (lying.picture.size, upright.picture.size) == ((256, 192), (192, 256)) and lying.question == "Q [1]?"
 
 
+def test_points_of_the_question_are_drawn_and_numbered():
+    record = {
+        "id": "a", "question": "{point:1}, {point:0} or {box:0}?", "answer": "A", "boxes": [], "steps": [],
+        "question_boxes": [[0, 0, 9, 9]], "question_points": [[20, 15], [35, 5]],
+    }  # fmt: skip
+    shown = show(Sample(record, Encoded(png(Image.new("RGB", (40, 30))), (40, 30))))
+    assert shown.question == "(2), (1) or [1]?"
+    for x, y in ((128, 96), (224, 32)):
+        assert np.asarray(shown.picture.crop((x - 6, y - 6, x + 7, y + 7)))[..., 0].max() > 150
+        assert shown.picture.getpixel((x, y)) == (0, 0, 0), "what is asked about stays to be seen"
+
+
 def test_the_sheet_grows_with_its_texts():
     record = {"id": "a", "question": "word " * 300, "answer": "A", "boxes": [], "steps": []}
     shown = show(Sample(record, Encoded(png(Image.new("RGB", (40, 30))), (40, 30))))

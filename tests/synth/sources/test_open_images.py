@@ -1,8 +1,16 @@
 """Open Images: fractions become pixels, groups are crowds, and only verified names are absent."""
 
+import json
+import re
+
 import pytest
 
 from synth.errors import SourceError
+from synth.settings import Settings
+from synth.shard import scene_records
+from synth.sources.annotated import fingerprint
+from synth.sources.formats import FORMATS
+from synth.sources.options import FolderOptions
 from tests.synth.sources.made import draw, dump
 from tests.synth.sources.opened import faults, listed, opened, scenes
 
@@ -59,3 +67,85 @@ def test_another_csv_raises(folder):
     dump(folder / "validation-annotations-bbox.csv", "a,b\n1,2\n")
     with pytest.raises(SourceError, match="ImageID"):
         opened("open_images", folder)
+
+
+# As the site writes it: a root that no box has, subcategories, parts.
+TREE = {
+    "LabelName": "/m/0bl9f",
+    "Subcategory": [
+        {
+            "LabelName": "/m/person",
+            "Subcategory": [{"LabelName": "/m/man"}, {"LabelName": "/m/woman"}],
+            "Part": [{"LabelName": "/m/arm"}],
+        },
+        {
+            "LabelName": "/m/animal",
+            "Subcategory": [{"LabelName": "/m/mammal", "Subcategory": [{"LabelName": "/m/cat"}]}],
+        },
+        {"LabelName": "/m/pet", "Subcategory": [{"LabelName": "/m/cat"}]},
+    ],
+}
+KIN = "person man woman arm animal mammal cat pet car".split()
+
+
+@pytest.fixture
+def family(tmp_path):
+    """Three pictures: a man beside a person; an arm and a group of cats; a car. A person verified much as absent."""
+    boxes = {"a": ("man", "person"), "b": ("arm", "cat"), "c": ("car",)}
+    rows = [
+        f"{key},xclick,/m/{name},1,0.{k + 1},0.{k + 4},0.1,0.9,0,0,{int(name == 'cat')},0,0"
+        for key, names in boxes.items()
+        for k, name in enumerate(names)
+    ]
+    draw(*(tmp_path / "validation" / f"{key}.jpg" for key in boxes))
+    dump(tmp_path / "validation-annotations-bbox.csv", "\n".join([BOXES.splitlines()[0], *rows, ""]))
+    labels = [f"{key},verification,/m/{name},0" for key in boxes for name in KIN]
+    dump(tmp_path / "validation-imagelabels.csv", "\n".join([LABELS.splitlines()[0], *labels, ""]))
+    dump(tmp_path / "class-descriptions-boxable.csv", "".join(f"/m/{name},{name.title()}\n" for name in KIN))
+    return tmp_path
+
+
+def family_scenes(folder):
+    return {file[-5]: scene for file, scene in scenes("open_images", folder, "val").items()}
+
+
+def test_a_man_is_a_person_too_so_nobody_is_told_otherwise(family):
+    dump(family / "bbox_labels_600_hierarchy.json", json.dumps(TREE))
+    found = family_scenes(family)
+    assert listed(found["a"]) == [("man", (6.4, 4.8, 25.6, 43.2))], "one of two persons is not all of them"
+    assert set(found["a"].vocabulary) == {"man", "woman", "arm", "animal", "mammal", "cat", "pet", "car"}
+    assert set(found["b"].vocabulary) == {"arm", "person", "man", "woman", "car"}, (
+        "an arm is part of a person, no person"
+    )
+    assert set(found["c"].vocabulary) == set(KIN)
+    assert ("not every one of the name is annotated", "validation/a.jpg: person") in faults("open_images", family)
+    for key, kin in (("a", "person"), ("b", "cat"), ("b", "pet"), ("b", "mammal"), ("b", "animal")):
+        said = " ".join(str(asked_of(found[key], seed, "absent", "exists", "count", "find_all")) for seed in range(30))
+        assert "woman" in said and not re.search(rf"\b({kin}s?|people)\b" if key == "a" else rf"\b{kin}s?\b", said)
+
+
+def test_without_the_tree_every_name_stands_for_itself(family):
+    found = family_scenes(family)
+    assert [name for name, _ in listed(found["a"])] == ["man", "person"] and set(found["a"].vocabulary) == set(KIN)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"LabelName": 3}', '{"LabelName": "/m/a", "Subcategory": {}}', "[" * 99999]
+)
+def test_a_tree_that_is_none_raises(family, text):
+    dump(family / "bbox_labels_600_hierarchy.json", text)
+    with pytest.raises(SourceError, match="hierarchy"):
+        opened("open_images", family)
+
+
+def test_a_new_tree_is_new_data(family):
+    def mark():
+        return fingerprint("open_images", FORMATS["open_images"], FolderOptions(path=str(family)))
+
+    before = mark()
+    dump(family / "bbox_labels_600_hierarchy.json", json.dumps(TREE))
+    assert mark() != before
+
+
+def asked_of(scene, seed, *tasks):
+    return [(record["question"], record["answer"]) for record in scene_records(scene, Settings(seed=seed), [*tasks])[0]]
