@@ -206,6 +206,8 @@ def _part_fault(where: str, text: str, boxes: list, bare: bool, width: int, heig
 
 
 def _point_fault(question: str, points: list, bare: bool, width: int, height: int) -> str:
+    if points and bare:
+        return "question has points, yet the row is about understanding or has no picture"
     shown = set(map(int, POINT.findall(question)))
     if wrong := shown ^ set(range(len(points))):
         k = min(wrong)
@@ -215,7 +217,7 @@ def _point_fault(question: str, points: list, bare: bool, width: int, height: in
             return f"question has a point that is not two finite numbers: {point}"
         if not (0 <= point[0] <= width and 0 <= point[1] <= height):
             return f"question has a point outside the {width} x {height} picture: {point}"
-    return "question has points, yet the row is about understanding or has no picture" if bare else ""
+    return ""
 
 
 def _as_json(value: Any) -> str:

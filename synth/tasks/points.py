@@ -25,7 +25,8 @@ def means(scene: Scene, obj: Obj, point: Point, by: str) -> bool:
     """Whether the point, [x, y] in pixels, plainly means that thing and no other, also when it is written in percent.
 
     By "mask": the pixels around it are all the thing's, and it lies on no other thing. By "box": it lies in the middle
-    half of the thing's box, across and down, and in no other thing's box.
+    half of the thing's box, across and down, and in no other thing's box; not where instances may be missing, for one
+    of them may lie there.
     """
     reach = _QUANTUM * max(scene.width, scene.height)
     if not _near(obj.box, point, 0):
@@ -34,7 +35,7 @@ def means(scene: Scene, obj: Obj, point: Point, by: str) -> bool:
     if by == "mask":
         return _covered(obj, point, max(1, round(reach))) and not any(_may_cover(other, point) for other in others)
     middle = all(abs(point[k] - obj.centre[k]) <= side / 4 for k, side in enumerate((obj.width, obj.height)))
-    return by == "box" and middle and not others and min(obj.width, obj.height) > 2 * reach
+    return by == "box" and scene.exhaustive and middle and not others and min(obj.width, obj.height) > 2 * reach
 
 
 def _covered(obj: Obj, point: Point, reach: int) -> bool:
