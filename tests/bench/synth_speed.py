@@ -2,7 +2,8 @@
 
 Four measures, each in processes of its own, on a COCO file that is made here: records per second from annotations
 without pixels, rendered pictures against drawing and encoding alone, two workers against one, and peak memory of a
-long run against a short one. Every figure is the median of --repeats runs, with least and most.
+long run against a short one. Every figure is the median of --repeats runs, with least and most. Beside them stands what
+the machine itself gives: a loop of plain Python alone, and two such loops at once, which no two workers can beat.
 """
 
 import argparse
@@ -83,6 +84,22 @@ def one_run(what: str, size: int, folder: str, workers: int) -> dict:
     return {"seconds": end - indexed[0], "index": indexed[0] - start, "records": records, "peak_mib": peak}
 
 
+_LOOP = """
+import time
+start, total, kept = time.perf_counter(), 0, {}
+for k in range(5_000_000):
+    total += k
+    kept[k & 1023] = total
+print(time.perf_counter() - start)
+"""
+
+
+def loops(at_once: int) -> float:
+    """Seconds of five million turns of a plain loop, the slowest of so many processes that run it at the same time."""
+    started = [subprocess.Popen([sys.executable, "-c", _LOOP], stdout=subprocess.PIPE) for _ in range(at_once)]
+    return max(float(process.communicate()[0]) for process in started)
+
+
 def runs(what: str, size: int, folder: str, workers: int, repeats: int) -> list[dict]:
     """So many runs, each in a process of its own."""
     command = [sys.executable, __file__, "--one", what, str(size), folder, str(workers)]
@@ -110,8 +127,13 @@ def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory() as place:
         folder = str(coco(Path(place) / "coco", given.pictures))
-        alone = runs("annotated", given.pictures, folder, 1, given.repeats)
-        both = runs("annotated", given.pictures, folder, 2, given.repeats)
+        alone, both, plain = [], [], []
+        for _ in range(given.repeats):  # side by side: the machine may change its speed
+            alone += runs("annotated", given.pictures, folder, 1, 1)
+            both += runs("annotated", given.pictures, folder, 2, 1)
+            plain.append((loops(1), loops(2)))
+        found["plain Python, million turns of a loop per second"] = spread([5 / one for one, _ in plain])
+        found["two plain loops at once against one"] = spread([2 * one / two for one, two in plain])
         found["records per second from annotations"] = spread([r["records"] / r["seconds"] for r in alone])
         found["index, ms per picture"] = spread([1000 * r["index"] / given.pictures for r in alone])
         found["two workers against one"] = spread(
