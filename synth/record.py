@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,12 +14,14 @@ import pyarrow as pa
 
 from synth.errors import RecordError
 
-FORMAT = 2
+FORMAT = 3
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
 _EDGE = 1e-3  # pixels a box may reach past the picture's edge through rounding
 
 _BOXES = pa.list_(pa.list_(pa.float64()))
-_STEP = pa.struct([("text", pa.string()), ("boxes", _BOXES), ("objects", pa.list_(pa.string()))])
+_STEP = pa.struct(
+    [("text", pa.string()), ("boxes", _BOXES), ("objects", pa.list_(pa.string())), ("picture", pa.int32())]
+)
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the layout of datasets.Image
 
 RECORDS = pa.schema(
@@ -27,7 +29,7 @@ RECORDS = pa.schema(
      ("answer", pa.string()), ("boxes", _BOXES), ("phrase", pa.string()), ("task", pa.string()), ("kind", pa.string()),
      ("source", pa.string()), ("split", pa.string()), ("licence", pa.string()), ("seed", pa.string()),
      ("facts", pa.string()), ("language", pa.string()), ("engine", pa.string()), ("question_boxes", _BOXES),
-     ("difficulty", pa.int32())]
+     ("difficulty", pa.int32()), ("more_image_ids", pa.list_(pa.string())), ("picture", pa.int32())]
 )  # fmt: skip
 
 _LISTS = ("captions", "relations", "regions", "questions")  # of a scene
@@ -102,37 +104,60 @@ def run_lengths(mask: np.ndarray) -> list[int]:
     return [0, *runs] if flat[0] else runs
 
 
+def image_id_of(scene: Any, split: str) -> str:
+    """Return the id of a scene's picture."""
+    return f"{split}/{scene.source}/{scene.index}"
+
+
+def named_pictures(record: dict) -> list[str]:
+    """Return the ids of all pictures that a row is about, in their order; none for a row of text alone."""
+    return [record["image_id"], *record["more_image_ids"]] if record["image_id"] else []
+
+
 def make_record(
     draft: Any, *, facts: dict, task: str, kind: str, image_id: str, scene: Any, split: str, language: str, seed: str,
-    k: int,
+    k: int, more: Sequence[Any] = (),
 ) -> dict:  # fmt: skip
-    """Return the row for the ``k``-th draft that ``task`` made of ``scene``; ``seed`` is the stream key of the task."""
+    """Return the row for the ``k``-th draft that ``task`` made of ``scene``; ``seed`` is the stream key of the task.
+
+    ``more`` are the further scenes of a task about several pictures; such a row has the licences of all of them.
+    """
+    licences = [part for each in (scene, *more) for part in each.licence.split("; ")] if more else [scene.licence]
     return {
         "id": f"{split}/{scene.source}/{scene.index}/{task}/{k}", "image_id": image_id, "question": draft.question,
-        "steps": [{"text": s.text, "boxes": _floats(s.boxes), "objects": list(s.objects)} for s in draft.steps],
+        "steps": [
+            {"text": s.text, "boxes": _floats(s.boxes), "objects": list(s.objects), "picture": s.picture}
+            for s in draft.steps
+        ],
         "answer": draft.answer, "boxes": _floats(draft.boxes), "phrase": draft.phrase, "task": task, "kind": kind,
-        "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
+        "source": scene.source, "split": split, "licence": "; ".join(dict.fromkeys(licences)), "seed": seed,
         "facts": _as_json(facts), "language": language, "engine": "template",
         "question_boxes": _floats(draft.question_boxes), "difficulty": draft.difficulty,
+        "more_image_ids": [image_id_of(each, split) for each in more], "picture": draft.picture,
     }  # fmt: skip
 
 
-def check_record(record: dict, width: int, height: int) -> None:
+def check_record(record: dict, width: int, height: int, *more: tuple[int, int]) -> None:
     """Raise ``RecordError`` unless the row keeps the format's rules for a picture of ``width`` x ``height`` pixels.
 
-    Rules: a question and an answer; boxes are xyxy, not empty and inside the picture; placeholders point at boxes that
-    exist, and each of ``question_boxes`` is pointed at by the question; understanding rows and rows without a picture
-    carry no boxes.
+    ``more`` are the sizes of the further pictures of a row about several.
+
+    Rules: a question and an answer; boxes are xyxy, not empty and inside their picture, which is one of the row's;
+    placeholders point at boxes that exist, and each of ``question_boxes`` is pointed at by the question; understanding
+    rows and rows without a picture carry no boxes.
     """
-    for fault in _faults(record, width, height):
+    for fault in _faults(record, ((width, height), *more)):
         raise RecordError(
             f"record {record['id']!r}: {fault}", why=f"task {record['task']!r} broke the record format",
             fix="correct the task's tell(); boxes get into text only as {box:0}, {box:1}, .. and are original pixels",
         )  # fmt: skip
 
 
-def _faults(record: dict, width: int, height: int) -> Iterator[str]:
+def _faults(record: dict, sizes: tuple[tuple[int, int], ...]) -> Iterator[str]:
     kind, shown = record["kind"], record["question_boxes"]
+    ids = (record["image_id"], *record["more_image_ids"])
+    if len(ids) != len(sizes) or len(set(ids)) != len(ids) or (len(ids) > 1 and "" in ids):
+        yield f"it names the pictures {ids}, and is about {len(sizes)} different ones"
     if kind not in ("grounding", "understanding"):
         yield f"kind is {kind!r}, neither 'grounding' nor 'understanding'"
     if not record["question"].strip() or not record["answer"].strip():
@@ -141,13 +166,19 @@ def _faults(record: dict, width: int, height: int) -> Iterator[str]:
         for k in sorted(set(range(len(shown))) - set(map(int, PLACEHOLDER.findall(record["question"])))):
             yield f"the question never points at its box {k}"
     bare = kind == "understanding" or not record["image_id"]
-    yield from _part_faults("question", record["question"], shown, bare, width, height)
-    yield from _part_faults("answer", record["answer"], record["boxes"], bare, width, height)
+    yield from _part_faults("question", record["question"], shown, bare, 0, sizes)
+    yield from _part_faults("answer", record["answer"], record["boxes"], bare, record["picture"], sizes)
     for n, step in enumerate(record["steps"], 1):
-        yield from _part_faults(f"step {n}", step["text"], step["boxes"], bare, width, height)
+        yield from _part_faults(f"step {n}", step["text"], step["boxes"], bare, step["picture"], sizes)
 
 
-def _part_faults(where: str, text: str, boxes: list, bare: bool, width: int, height: int) -> Iterator[str]:
+def _part_faults(
+    where: str, text: str, boxes: list, bare: bool, picture: int, sizes: tuple[tuple[int, int], ...]
+) -> Iterator[str]:
+    if not 0 <= picture < len(sizes):
+        yield f"{where} lies in picture {picture} of {len(sizes)}"
+        return
+    width, height = sizes[picture]
     if "{" in text:
         for index in map(int, PLACEHOLDER.findall(text)):
             if index >= len(boxes):

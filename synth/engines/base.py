@@ -17,7 +17,7 @@ from synth.sources.fault import Fault
 if TYPE_CHECKING:
     from synth.settings import Settings
 
-Made = tuple[Scene, list[dict]]
+Made = tuple[tuple[Scene, ...], list[dict]]  # a scene, and the rows about it: about several pictures, also its neighbours
 
 
 class Engine:
@@ -35,7 +35,7 @@ class Engine:
         return iter(scenes)
 
     def rows(self, made: Iterable[Made]) -> Iterator[Made]:
-        """Yield every scene with the rows that are written."""
+        """Yield every scene, before those that its rows are about too, with the rows that are written."""
         return iter(made)
 
     def report(self) -> dict:

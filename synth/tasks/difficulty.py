@@ -16,34 +16,36 @@ _SMALL = (0.0225, 0.0025)  # share of the picture: COCO's medium (96 px) and sma
 _IDS = ("target", "anchor", "one", "two", "subject", "object")  # facts that are the id of one thing
 
 
-def difficulty(scene: Scene | None, facts: Facts, draft: Draft) -> int:
+def difficulty(scene: Scene | tuple[Scene, ...] | None, facts: Facts, draft: Draft) -> int:
     """Return 1 (easy) to 5 (hard).
 
     ``1 + hops + alike + crowd + small``, at most 5:
 
-    - hops: steps before the answer, at most 3;
+    - hops: steps before the answer, and pictures beyond the first, at most 3;
     - alike: other things that share their name with a thing that is meant, at most 2 (for the thing with the most);
-    - crowd: 1 from 5 objects in the picture on, 2 from 10;
-    - small: 1 where the smallest thing meant covers less than 2.25 % of the picture, 2 for less than 0.25 %.
+    - crowd: 1 from 5 objects in the pictures on, 2 from 10;
+    - small: 1 where the smallest thing meant covers less than 2.25 % of its picture, 2 for less than 0.25 %.
 
-    A thing is meant when the facts name its id or when one of the draft's boxes is its box. Without a picture only
-    the steps count.
+    A thing is meant when one of the draft's boxes is its box, or, of one picture, when the facts name its id. Without
+    a picture only the steps count.
     """
-    hops = min(len(draft.steps), 3)
     if scene is None:
-        return 1 + hops
-    if "names" not in scene.remembered:
-        scene.remembered["names"] = Counter(o.name for o in scene.objects)
-    names, whole = scene.remembered["names"], scene.width * scene.height
-    most, least = 1, whole
-    for obj in _meant(scene, facts, draft):
-        most, least = max(most, names[obj.name]), min(least, obj.area)
-    crowd = len(scene.objects)
-    hard = 1 + hops + min(2, most - 1) + (crowd >= _MANY[0]) + (crowd >= _MANY[1])
-    return min(HARDEST, hard + (least < _SMALL[0] * whole) + (least < _SMALL[1] * whole))
+        return 1 + min(len(draft.steps), 3)
+    scenes = scene if isinstance(scene, tuple) else (scene,)
+    hops = min(len(draft.steps) + len(scenes) - 1, 3)
+    alike = small = crowd = 0
+    for k, one in enumerate(scenes):
+        if "names" not in one.remembered:
+            one.remembered["names"] = Counter(o.name for o in one.objects)
+        names, whole = one.remembered["names"], one.width * one.height
+        crowd += len(one.objects)
+        for obj in _meant(one, k, facts if len(scenes) == 1 else {}, draft):
+            alike = max(alike, names[obj.name] - 1)
+            small = max(small, (obj.area < _SMALL[0] * whole) + (obj.area < _SMALL[1] * whole))
+    return min(HARDEST, 1 + hops + min(2, alike) + (crowd >= _MANY[0]) + (crowd >= _MANY[1]) + small)
 
 
-def _meant(scene: Scene, facts: Facts, draft: Draft) -> list[Obj]:
+def _meant(scene: Scene, picture: int, facts: Facts, draft: Draft) -> list[Obj]:
     if "by_box" not in scene.remembered:
         by_box: dict = {}
         for obj in scene.objects:
@@ -52,7 +54,9 @@ def _meant(scene: Scene, facts: Facts, draft: Draft) -> list[Obj]:
     by_box = scene.remembered["by_box"]
     meant = [scene.by_id(facts[key]) for key in _IDS if key in facts]
     meant += [scene.by_id(k) for k in facts.get("of", ())]
-    for boxes in (draft.boxes, draft.question_boxes, *(step.boxes for step in draft.steps)):
-        for box in boxes:
-            meant += by_box.get(box, ())
+    parts = [(draft.picture, draft.boxes), (0, draft.question_boxes)]
+    for lies_in, boxes in (*parts, *((step.picture, step.boxes) for step in draft.steps)):
+        if lies_in == picture:
+            for box in boxes:
+                meant += by_box.get(box, ())
     return [obj for obj in meant if obj is not None]
