@@ -110,8 +110,11 @@ def image_id_of(scene: Any, split: str) -> str:
 
 
 def named_pictures(record: dict) -> list[str]:
-    """Return the ids of all pictures that a row is about, in their order; none for a row of text alone."""
-    return [record["image_id"], *record["more_image_ids"]] if record["image_id"] else []
+    """Return the ids of all pictures that a row is about, in their order; none for a row of text alone.
+
+    Rows of older formats, which are about one picture, will do.
+    """
+    return [record["image_id"], *(record.get("more_image_ids") or ())] if record["image_id"] else []
 
 
 def make_record(

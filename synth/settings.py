@@ -23,8 +23,8 @@ class Settings:
     task: Any = field(
         default="all",
         metadata={
-            "help": "tasks or kinds (grounding, understanding), or all; each picture gets every one. Tasks about several "
-            "pictures come only by name or with the word several, as in [all,several]"
+            "help": "tasks or kinds (grounding, understanding), or all; each picture gets every one; tasks about "
+            "several pictures come by name, or with the word several, as in [all,several]"
         },
     )
     source: str = field(

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from itertools import groupby
 from math import lcm
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -20,6 +20,11 @@ STEP = re.compile(r"Step [0-9]{1,3}: ?")
 NO_SIZE = (1, 1)  # a text-only record has no picture and, by the record format, no boxes
 
 
+def frame(record: Record, picture: int) -> tuple[int, int]:
+    """(width, height) that the boxes of one of the record's pictures are spelled in."""
+    return record.sizes[picture] if record.sizes else NO_SIZE
+
+
 def question_text(record: Record, dialect: Dialect) -> str:
     """The question as put to the model: boxes that it shows spelled by `dialect`, and the stepwise suffix when a
     grounding record has steps. Braces in the question of a record that shows no box are left alone.
@@ -30,21 +35,22 @@ def question_text(record: Record, dialect: Dialect) -> str:
     suffix = STEPWISE_SUFFIX if record.is_grounding and record.steps else ""
     shown = record.question
     if record.question_boxes:
-        shown = dialect.render(shown, record.question_boxes, record.size or NO_SIZE)
+        shown = dialect.render(shown, record.question_boxes, frame(record, 0))
     return shown + suffix
 
 
 def target_text(record: Record, dialect: Dialect) -> str:
-    """The true answer in the words the model should use: steps first, boxes spelled by `dialect`.
+    """The true answer in the words the model should use: steps first, boxes spelled by `dialect`, each in the frame of
+    the picture that it lies in.
 
     Raises:
         DialectError: a box cannot be written, for example because the model cannot see it.
     """
-    size = record.size or NO_SIZE
+    answer = dialect.render(record.answer, record.boxes, frame(record, record.picture))
     if not record.steps:
-        return dialect.render(record.answer, record.boxes, size)
-    parts = [dialect.render(step.text, step.boxes, size) for step in record.steps]
-    parts.append(dialect.render(record.answer, record.boxes, size))
+        return answer
+    parts = [dialect.render(step.text, step.boxes, frame(record, step.picture)) for step in record.steps]
+    parts.append(answer)
     return " ".join(f"Step {number}: {part}" for number, part in enumerate(parts, start=1))
 
 
@@ -68,9 +74,9 @@ def step_texts(text: str) -> list[str]:
     return [part.strip() for part in STEP.split(text)[1:-1]]
 
 
-def messages(question: str, *, with_image: bool, answer: str | None = None) -> list[dict]:
-    """A conversation of one turn in the form that chat templates of transformers read."""
-    content = [{"type": "image"}] if with_image else []
+def messages(question: str, *, pictures: int, answer: str | None = None) -> list[dict]:
+    """A conversation of one turn, its pictures before the question, in the form that chat templates read."""
+    content = [{"type": "image"} for _ in range(pictures)]
     turns = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
     if answer is not None:
         turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})

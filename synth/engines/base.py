@@ -17,7 +17,9 @@ from synth.sources.fault import Fault
 if TYPE_CHECKING:
     from synth.settings import Settings
 
-Made = tuple[tuple[Scene, ...], list[dict]]  # a scene, and the rows about it: about several pictures, also its neighbours
+Made = tuple[
+    tuple[Scene, ...], list[dict]
+]  # a scene, and the rows about it: about several pictures, also its neighbours
 
 
 class Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from synth.languages import LANGUAGES, load_pack
 from synth.scene import Caption, Obj, Question, Region, Relation, Scene
@@ -17,8 +18,9 @@ a dialect writes the numbers. *Not all annotated* says whether a task is asked o
 annotated, as photographs do: it then asks only what stays true whatever else is there. Difficulty goes from 1 to 5
 (`synth/tasks/difficulty.py`).
 
-There are no questions about several pictures at once, and none about points instead of boxes: a record has one picture,
-and no dialect writes a point.
+Tasks about two pictures are asked only when they are named, or with the word `several` (`task=several`,
+`task=[all,several]`): `all` and the kinds stand for tasks about one picture. There are no questions about points
+instead of boxes: no dialect writes a point.
 """
 _DRAWS = 10  # of an annotated scene, before a task counts as not asked of it
 _PICTURES = 60  # looked through for an example
@@ -28,12 +30,17 @@ def markdown() -> str:
     """Return the page; the same text every time."""
     drawn = [RenderedSource(RenderedOptions(objects=[3, 6])).scene(k, "gallery", 0) for k in range(_PICTURES)]
     scenes = [*drawn, *[_annotated()] * _DRAWS]
-    rows = ["| task | kind | not all annotated |", "|---|---|---|"]
-    photograph = [_annotated(complete=False)] * _DRAWS
+    rows = ["| task | kind | pictures | not all annotated |", "|---|---|---|---|"]
+    photograph = _annotated(complete=False)
+    fewer = replace(photograph, objects=photograph.objects[:3], relations=[], regions=[], captions=[], questions=[])
+    photographs = [photograph, fewer] * _DRAWS
     sections = []
     for name, task in sorted(TASKS.items()):
-        asked = "yes" if _first(name, photograph, "en") else "no"
-        rows.append(f"| [{name}](#{name}) | {task.kind} | {asked if task.needs_image else 'text alone'} |")
+        asked = "yes" if _first(name, photographs, "en") else "no"
+        pictures = task.pictures if task.needs_image else 0
+        rows.append(
+            f"| [{name}](#{name}) | {task.kind} | {pictures or 'none'} | {asked if pictures else 'text alone'} |"
+        )
         sections.append(f"## {name}\n")
         for language in LANGUAGES:
             if name in load_pack(language).tasks:
@@ -42,10 +49,12 @@ def markdown() -> str:
 
 
 def _first(name: str, scenes: list[Scene], language: str) -> Draft | None:
-    """The draft of the first scene that has one, the hardest of that scene."""
-    pack = load_pack(language)
-    for k, scene in enumerate(scenes):
-        told = TASKS[name].ask(pack.translate(scene), random.Random(f"gallery/{name}/{k}"), "train", pack)
+    """The draft of the first scene (or of so many scenes in a row) that has one, the hardest of that scene."""
+    pack, pictures = load_pack(language), TASKS[name].pictures
+    for k in range(len(scenes) - pictures + 1):
+        about = tuple(map(pack.translate, scenes[k : k + pictures]))
+        asked = about if pictures > 1 else about[0]
+        told = TASKS[name].ask(asked, random.Random(f"gallery/{name}/{k}"), "train", pack)
         if told:
             return max((draft for _, draft in told), key=lambda draft: draft.difficulty)
     return None

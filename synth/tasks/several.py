@@ -1,4 +1,4 @@
-"""Questions about two pictures side by side. ``scene`` is here a tuple of scenes; pictures are called first and second."""
+"""Questions about two pictures, called the first and the second: ``scenes`` is a pair."""
 
 from synth.tasks.base import Draft, Step, task
 from synth.tasks.space import is_missing, names_of, overlap
@@ -105,11 +105,16 @@ def more_in(scenes, facts, say):
     propose=lambda scenes, rng: ({"picture": k} for k in rng.sample((0, 1), 2)),
 )  # fmt: skip
 def difference(scenes, facts, say):
-    """What kinds of things are in one picture and not in the other: only where the one is known whole."""
+    """What kinds of things are in one picture and not in the other: only where the one is known whole.
+
+    Things of one kind must not differ in colour between the two: some would name them too.
+    """
     k = facts["picture"]
     here, other = scenes[k], scenes[1 - k]
     things = sorted(here.objects, key=lambda o: o.centre)
     alone = dict.fromkeys(o.name for o in things if not other.named(o.name))
+    if any(o.name not in alone and not other.named(o.phrase) for o in things):
+        return None
     if not alone or not here.complete or any(not is_missing(other, name) for name in alone):
         return None
     orders = {key: say.word(_ORDER[n]) for key, n in (("o", k), ("q", 1 - k))}

@@ -58,7 +58,7 @@ def reported(hand_made, tmp_path):
 def test_boxes_are_drawn_around_the_thing_and_not_elsewhere():
     picture = Image.new("RGB", (64, 128), (240, 240, 240))
     picture.paste(RED, (10, 40, 30, 90))
-    drawn = draw_boxes(picture, [(10, 40, 30, 90)])
+    drawn = draw_boxes(picture, {1: (10, 40, 30, 90)})
     assert drawn.size == (SIDE // 2, SIDE)  # twice as large
     blue = np.all(np.abs(np.asarray(drawn, int) - (0xE6, 0x19, 0x4B)) < 4, axis=2)
     blue[:80] &= False  # the label stands above the box
@@ -73,13 +73,13 @@ def test_texts_point_at_the_boxes_by_number_and_equal_boxes_share_one():
         "id": "a", "question": "Q?", "answer": "From {box:1} to {box:0}.", "boxes": [[1, 1, 9, 9], [2, 2, 20, 20]],
         "steps": [{"text": "First {box:0}.", "boxes": [[2, 2, 20, 20]], "objects": []}],
     }  # fmt: skip
-    shown = show(Sample(record, Encoded(png(Image.new("RGB", (40, 30))), (40, 30))))
+    shown = show(Sample(record, (Encoded(png(Image.new("RGB", (40, 30))), (40, 30)),)))
     assert (shown.steps, shown.answer) == (("First [1].",), "From [1] to [2].")
 
 
 def test_a_sample_without_a_readable_picture_is_left_out():
     record = {"id": "a", "question": "Q?", "answer": "A", "boxes": [], "steps": []}
-    assert [show(Sample(record, Encoded(data, (9, 9)))) for data in (None, b"no picture")] == [None, None]
+    assert [show(Sample(record, (Encoded(data, (9, 9)),))) for data in (None, b"no picture")] == [None, None]
 
 
 def test_the_sheet_of_a_made_dataset_shows_red_inside_every_box(reported):
@@ -234,11 +234,11 @@ def test_a_picture_is_shown_in_the_frame_of_its_boxes():
         "steps": [],
         "question_boxes": [[0, 0, 9, 9]],
     }
-    lying, upright = (show(Sample(record, Encoded(buffer.getvalue(), size))) for size in ((40, 30), (30, 40)))
+    lying, upright = (show(Sample(record, (Encoded(buffer.getvalue(), size),))) for size in ((40, 30), (30, 40)))
     assert (lying.picture.size, upright.picture.size) == ((256, 192), (192, 256)) and lying.question == "Q [1]?"
 
 
 def test_the_sheet_grows_with_its_texts():
     record = {"id": "a", "question": "word " * 300, "answer": "A", "boxes": [], "steps": []}
-    shown = show(Sample(record, Encoded(png(Image.new("RGB", (40, 30))), (40, 30))))
+    shown = show(Sample(record, (Encoded(png(Image.new("RGB", (40, 30))), (40, 30)),)))
     assert contact_sheet("t", [shown]).height > 500
