@@ -17,8 +17,8 @@ class QwenPictures(transformers.Qwen2_5_VLProcessor):
     """Qwen's processor without its video part, which needs torchvision."""
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
-        self.image_token, self.video_token = "<image>", "<unk>"
-        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(["<image>", "<unk>"])
+        self.image_token, self.video_token = "<image>", "<pad>"
+        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(["<image>", "<pad>"])
         transformers.ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 

@@ -121,7 +121,7 @@ def two_pictures(folder: Path) -> Path:
             answer="It is at {box:0}.",
             boxes=[[4.0, 1.0, 20.0, 6.0]],
         ),
-        record(2, image_id="b", boxes=[[2.0, 2.0, 20.0, 30.0]]),
+        record(2, image_id="b", question="Find the ring.", boxes=[[2.0, 2.0, 20.0, 30.0]]),
         record(3, image_id="a", task="count", kind="understanding", question="How many?", answer="2", phrase=""),
         record(4, task="words", kind="understanding", question="What is one?", answer="one", phrase=""),
     ]

@@ -242,3 +242,35 @@ def test_the_sheet_grows_with_its_texts():
     record = {"id": "a", "question": "word " * 300, "answer": "A", "boxes": [], "steps": []}
     shown = show(Sample(record, (Encoded(png(Image.new("RGB", (40, 30))), (40, 30)),)))
     assert contact_sheet("t", [shown]).height > 500
+
+
+def test_several_pictures_are_shown_side_by_side_each_with_its_own_boxes():
+    record = {
+        "id": "a", "question": "{box:0}?", "question_boxes": [[0, 0, 20, 20]], "answer": "{box:0}", "picture": 1,
+        "boxes": [[0, 0, 20, 20]], "steps": [{"text": "{box:0}", "boxes": [[0, 0, 20, 20]], "picture": 0}],
+    }  # fmt: skip
+    grounds = [Image.new("RGB", size, "white") for size in ((40, 40), (80, 40))]
+    shown = show(Sample(record, tuple(Encoded(png(each), each.size) for each in grounds)))
+    assert (shown.question, shown.steps, shown.answer) == ("[1]?", ("[1]",), "[2]")
+    pixels = np.asarray(shown.picture, int)
+    assert shown.picture.width > 2 * SIDE and shown.picture.height == SIDE
+    first, second = ((np.abs(pixels - ink) < 4).all(axis=2) for ink in ((0xE6, 0x19, 0x4B), (0x00, 0x82, 0xC8)))
+    assert first[:, :SIDE].any() and not first[:, SIDE:].any() and second[:, SIDE:].any() and not second[:, :SIDE].any()
+    assert show(Sample(record, (Encoded(png(grounds[0]), (40, 40)), Encoded(None, (80, 40))))) is None
+    assert contact_sheet("pairs", [shown, shown]).width > 2 * shown.picture.width
+
+
+def test_a_report_on_questions_about_several_pictures(tmp_path):
+    import synth
+
+    synth.make(synth.Settings(out=str(tmp_path / "d"), size=24, task="several"))
+    content = report(tmp_path / "d")
+    rows = pq.read_table(next((tmp_path / "d" / "records").glob("*"))).to_pylist()
+    assert content["records"] == len(rows) and content["tasks"]["more_in"]["closed"]
+    boxes = sum(len(row["boxes"]) + sum(len(step["boxes"]) for step in row["steps"]) for row in rows)
+    assert sum(task["places"]["total"] for task in content["tasks"].values()) == boxes > 20
+    named = {name for row in rows for name in (row["image_id"], *row["more_image_ids"])}
+    assert (
+        sum(entry["pictures"] for entry in content["licences"].values()) == len(named) == content["pictures"]["train"]
+    )
+    assert Image.open(tmp_path / "d/report/sheet-which_picture.png").width > 4 * SIDE
