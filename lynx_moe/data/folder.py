@@ -172,6 +172,11 @@ def _further(records, images, folder: Path) -> Further | None:
     lists = records.data.column(MORE)
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     rows = _picture_rows(pc.list_flatten(lists), images, folder)
+    if (rows == NO_PICTURE).any():
+        raise RecordError(
+            f"{int((rows == NO_PICTURE).sum())} records of {folder} have a further picture without a name",
+            why="what stands in more_image_ids is the id of a picture", fix="make the data again",
+        )  # fmt: skip
     return Further(np.concatenate([[0], np.cumsum(lengths)]), rows)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from lynx_moe.data.records import Record
+from lynx_moe.errors import RecordError
 from lynx_moe.families.dialects import Dialect
 
 # The suffix that the paper shows at inference; one wording for training too is our choice, since one forward pass
@@ -21,8 +22,20 @@ NO_SIZE = (1, 1)  # a text-only record has no picture and, by the record format,
 
 
 def frame(record: Record, picture: int) -> tuple[int, int]:
-    """(width, height) that the boxes of one of the record's pictures are spelled in."""
-    return record.sizes[picture] if record.sizes else NO_SIZE
+    """(width, height) that the boxes of one of the record's pictures are spelled in.
+
+    Raises:
+        RecordError: the record has no such picture.
+    """
+    sizes = record.sizes
+    if not sizes:
+        return NO_SIZE
+    if not 0 <= picture < len(sizes):
+        raise RecordError(
+            f"record {record.id!r} has boxes in picture {picture} of {len(sizes)}",
+            why="pictures are counted from 0", fix="make the data again",
+        )  # fmt: skip
+    return sizes[picture]
 
 
 def question_text(record: Record, dialect: Dialect) -> str:

@@ -17,9 +17,8 @@ from synth.sources.fault import Fault
 if TYPE_CHECKING:
     from synth.settings import Settings
 
-Made = tuple[
-    tuple[Scene, ...], list[dict]
-]  # a scene, and the rows about it: about several pictures, also its neighbours
+# A scene with its rows; behind it the neighbours that rows about several pictures need.
+Made = tuple[tuple[Scene, ...], list[dict]]
 
 
 class Engine:
@@ -37,7 +36,7 @@ class Engine:
         return iter(scenes)
 
     def rows(self, made: Iterable[Made]) -> Iterator[Made]:
-        """Yield every scene, before those that its rows are about too, with the rows that are written."""
+        """Yield every scene, its neighbours behind it, with the rows that are written."""
         return iter(made)
 
     def report(self) -> dict:

@@ -135,7 +135,17 @@ def test_tasks_filter_by_the_word_several(tmp_path):
     assert len(load_records(folder, "train", tasks=["several", "count"])) == 2
 
 
-def test_a_further_picture_that_is_not_there_is_told(tmp_path):
-    rows = [record(0, image_id="a", more_image_ids=["lost"])]
-    with pytest.raises(RecordError, match="1 records .* name a picture that is not there"):
+@pytest.mark.parametrize(
+    "name, said", [("lost", "1 records .* name a picture that is not there"), ("", "without a name")]
+)
+def test_a_further_picture_that_is_not_there_is_told(tmp_path, name, said):
+    rows = [record(0, image_id="a", more_image_ids=[name])]
+    with pytest.raises(RecordError, match=said):
         load_records(write_folder(tmp_path, [(rows, [picture("a", (8, 6))])]), "train")
+
+
+def test_boxes_in_a_picture_that_the_record_lacks_are_told(tmp_path):
+    rows = [record(0, image_id="a", more_image_ids=[], picture=1, boxes=[[1.0, 1.0, 4.0, 4.0]])]
+    (broken,) = load_records(write_folder(tmp_path, [(rows, [picture("a", (8, 6))])]), "train")
+    with pytest.raises(RecordError, match="boxes in picture 1 of 1"):
+        target_text(broken, PercentDialect())
