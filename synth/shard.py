@@ -48,7 +48,7 @@ def scene_records(
     rows, refused = [], Counter()
     pack = load_pack(settings.language)
     groups = {1: (scene,), **(groups or {})}
-    translated = {each.index: pack.translate(each) for group in groups.values() for each in group}
+    translated = {id(each): pack.translate(each) for group in groups.values() for each in group}
     kinds = {size: _kinds_of(group, settings) for size, group in groups.items()}
     stream = f"{settings.seed}/{settings.split}/{scene.source}"
     low, high = settings.difficulty or (1, HARDEST)
@@ -56,7 +56,7 @@ def scene_records(
         task, seed = TASKS[name], f"{stream}/{name}/{scene.index}"
         if task.kind not in kinds.get(task.pictures, ()):
             continue
-        about = tuple(translated[each.index] for each in groups[task.pictures])
+        about = tuple(translated[id(each)] for each in groups[task.pictures])
         asked = task.ask(about[0] if task.pictures == 1 else about, random.Random(seed), settings.split, pack)
         refused[name] += not asked
         for k, (facts, draft) in enumerate(asked):
