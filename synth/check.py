@@ -18,8 +18,10 @@ from synth.tasks import TASKS
 _PIXELS = 1e-6  # what a box may lose on its way through a file
 
 
-def faults(record: dict, scene: Scene | None) -> Iterator[str]:
+def faults(record: dict, scene: Scene | None, *more: Scene) -> Iterator[str]:
     """Yield what is wrong with a record about ``scene`` (as its source gave it; None for a record without picture).
+
+    ``more`` are the scenes of the further pictures of a record about several, in their order.
 
     The task's ``tell`` speaks again from ``record["facts"]``: it returns nothing where the scene does not bear the
     facts out, and answer, steps and boxes must be what it says. The question must be one of the pack's wordings of
@@ -30,9 +32,14 @@ def faults(record: dict, scene: Scene | None) -> Iterator[str]:
     if task is None:
         yield f"there is no task {record['task']!r}"
         return
+    if len(record["more_image_ids"]) != len(more) or task.pictures != 1 + len(more):
+        yield f"it names {len(record['more_image_ids'])} further pictures; the task is about {task.pictures} in all"
+        return
     say = SayAll(pack, task.name)
     try:
-        draft = task.draft(scene and pack.translate(scene), json.loads(record["facts"]), say)
+        spoken = scene and pack.translate(scene)
+        asked = (spoken, *map(pack.translate, more)) if more else spoken
+        draft = task.draft(asked, json.loads(record["facts"]), say)
     except (LookupError, TypeError, ValueError, AttributeError) as problem:  # not facts of this task, or of no scene
         yield f"its facts cannot be told: {problem!r}"
         return
@@ -46,6 +53,8 @@ def faults(record: dict, scene: Scene | None) -> Iterator[str]:
         yield f"answer is {record['answer']!r}, not {draft.answer!r}"
     if not _same(record["boxes"], draft.boxes):
         yield f"boxes of the answer are {record['boxes']}, not {draft.boxes}"
+    if record["picture"] != draft.picture:
+        yield f"boxes of the answer lie in picture {record['picture']}, not {draft.picture}"
     if not _same(record["question_boxes"], draft.question_boxes):
         yield f"boxes of the question are {record['question_boxes']}, not {draft.question_boxes}"
     if not _same(record["question_points"], draft.question_points):
@@ -61,6 +70,8 @@ def faults(record: dict, scene: Scene | None) -> Iterator[str]:
             yield f"step {k} is {found['text']!r}, not {step.text!r}"
         if not _same(found["boxes"], step.boxes):
             yield f"boxes of step {k} are {found['boxes']}, not {step.boxes}"
+        if found["picture"] != step.picture:
+            yield f"boxes of step {k} lie in picture {found['picture']}, not {step.picture}"
         if list(found["objects"]) != list(step.objects):
             yield f"objects of step {k} are {found['objects']}, not {step.objects}"
 

@@ -26,6 +26,7 @@ def check_folder(folder: Path) -> Iterator[tuple[str, list[str]]]:
         }  # fmt: skip
         for batch in pq.ParquetFile(records).iter_batches():
             for record in batch.to_pylist():
-                scene = scenes.get(record["image_id"])
-                lost = bool(record["image_id"]) and scene is None
-                yield record["id"], ["its picture is lost"] if lost else list(faults(record, scene))
+                named = [record["image_id"], *record["more_image_ids"]]
+                found = [scenes.get(image_id) for image_id in named]
+                lost = any(scene is None for scene, name in zip(found, named, strict=True) if name)
+                yield record["id"], ["its picture is lost"] if lost else list(faults(record, *found))

@@ -195,7 +195,8 @@ def _card(splits: dict) -> str:
     lines += ["| split | task | records |", "|---|---|---|"]
     lines += [f"| {split} | {task} | {n} |" for split, entry in splits.items() for task, n in entry["counts"].items()]
     licences = sorted({licence for entry in splits.values() for licence in entry["licences"]})
-    lines += ["", "Boxes are original pixels, xyxy. `records` join `images` by `image_id` (empty: no picture).", ""]
+    joined = "`image_id` (empty: no picture) and, where they are about several, by `more_image_ids`"
+    lines += ["", f"Boxes are original pixels, xyxy. `records` join `images` by {joined}.", ""]
     lines += ["Licences of the pictures:", *(f"- {licence}" for licence in licences), ""]
     lines += ["```python", "import datasets", 'records = datasets.load_dataset("this folder", "records")', "```"]
     return "\n".join([*lines, ""])

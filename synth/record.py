@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import accumulate, chain
 from typing import Any
@@ -23,7 +23,9 @@ ANY_PLACE = re.compile(r"\{(?:box|point):\d+\}")  # what texts of others may not
 _EDGE = 1e-3  # pixels a box may reach past the picture's edge through rounding
 
 _BOXES = pa.list_(pa.list_(pa.float64()))
-_STEP = pa.struct([("text", pa.string()), ("boxes", _BOXES), ("objects", pa.list_(pa.string()))])
+_STEP = pa.struct(
+    [("text", pa.string()), ("boxes", _BOXES), ("objects", pa.list_(pa.string())), ("picture", pa.int32())]
+)
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the layout of datasets.Image
 
 RECORDS = pa.schema(
@@ -31,7 +33,8 @@ RECORDS = pa.schema(
      ("answer", pa.string()), ("boxes", _BOXES), ("phrase", pa.string()), ("task", pa.string()), ("kind", pa.string()),
      ("source", pa.string()), ("split", pa.string()), ("licence", pa.string()), ("seed", pa.string()),
      ("facts", pa.string()), ("language", pa.string()), ("engine", pa.string()), ("question_boxes", _BOXES),
-     ("question_points", _BOXES), ("difficulty", pa.int32())]
+     ("question_points", _BOXES), ("difficulty", pa.int32()), ("more_image_ids", pa.list_(pa.string())),
+     ("picture", pa.int32())]
 )  # fmt: skip
 
 _LISTS = ("captions", "relations", "regions", "questions")  # of a scene
@@ -137,39 +140,66 @@ def mask_of_runs(runs: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
 
 
+def image_id_of(scene: Any, split: str) -> str:
+    """Return the id of a scene's picture."""
+    return f"{split}/{scene.source}/{scene.index}"
+
+
+def named_pictures(record: dict) -> list[str]:
+    """Return the ids of all pictures that a row is about, in their order; none for a row of text alone.
+
+    Rows of older formats, which are about one picture, will do.
+    """
+    return [record["image_id"], *(record.get("more_image_ids") or ())] if record["image_id"] else []
+
+
 def make_record(
     draft: Any, *, facts: dict, task: str, kind: str, image_id: str, scene: Any, split: str, language: str, seed: str,
-    k: int,
+    k: int, more: Sequence[Any] = (),
 ) -> dict:  # fmt: skip
-    """Return the row for the ``k``-th draft that ``task`` made of ``scene``; ``seed`` is the stream key of the task."""
+    """Return the row for the ``k``-th draft that ``task`` made of ``scene``; ``seed`` is the stream key of the task.
+
+    ``more`` are the further scenes of a task about several pictures; such a row has the licences of all of them.
+    """
+    licences = [part for each in (scene, *more) for part in each.licence.split("; ")] if more else [scene.licence]
     return {
         "id": f"{split}/{scene.source}/{scene.index}/{task}/{k}", "image_id": image_id, "question": draft.question,
-        "steps": [{"text": s.text, "boxes": [*map(list, s.boxes)], "objects": list(s.objects)} for s in draft.steps],
+        "steps": [
+            {"text": s.text, "boxes": [*map(list, s.boxes)], "objects": list(s.objects), "picture": s.picture}
+            for s in draft.steps
+        ],
         "answer": draft.answer, "boxes": [*map(list, draft.boxes)], "phrase": draft.phrase, "task": task, "kind": kind,
-        "source": scene.source, "split": split, "licence": scene.licence, "seed": seed,
+        "source": scene.source, "split": split, "licence": "; ".join(dict.fromkeys(licences)), "seed": seed,
         "facts": _as_json(facts), "language": language, "engine": "template",
         "question_boxes": [*map(list, draft.question_boxes)],
         "question_points": [*map(list, draft.question_points)], "difficulty": draft.difficulty,
+        "more_image_ids": [image_id_of(each, split) for each in more], "picture": draft.picture,
     }  # fmt: skip
 
 
-def check_record(record: dict, width: int, height: int) -> None:
+def check_record(record: dict, width: int, height: int, *more: tuple[int, int]) -> None:
     """Raise ``RecordError`` unless the row keeps the format's rules for a picture of ``width`` x ``height`` pixels.
 
-    Rules: a question and an answer; boxes are xyxy, not empty and inside the picture; placeholders point at boxes that
-    exist, and each of ``question_boxes`` is pointed at by the question; so are ``question_points`` ([x, y] inside the
-    picture, in the question only); understanding rows and rows without a picture carry no boxes and no points.
+    ``more`` are the sizes of the further pictures of a row about several.
+
+    Rules: a question and an answer; boxes are xyxy, not empty and inside their picture, which is one of the row's;
+    placeholders point at boxes that exist, and each of ``question_boxes`` is pointed at by the question; so are
+    ``question_points`` ([x, y] inside the first picture, in the question only); understanding rows and rows without a
+    picture carry no boxes and no points.
     """
-    if fault := _fault(record, width, height):
+    if fault := _fault(record, ((width, height), *more)):
         raise RecordError(
             f"record {record['id']!r}: {fault}", why=f"task {record['task']!r} broke the record format",
             fix="correct the task's tell(); places get into text only as {box:0} or {point:0} and are original pixels",
         )  # fmt: skip
 
 
-def _fault(record: dict, width: int, height: int) -> str:
+def _fault(record: dict, sizes: tuple[tuple[int, int], ...]) -> str:
     """The first rule that the row breaks; nothing where it keeps them all."""
     kind, question, shown = record["kind"], record["question"], record["question_boxes"]
+    ids = (record["image_id"], *record["more_image_ids"])
+    if len(ids) != len(sizes) or len(set(ids)) != len(ids) or (len(ids) > 1 and "" in ids):
+        return f"it names the pictures {ids}, and is about {len(sizes)} different ones"
     if kind not in ("grounding", "understanding"):
         return f"kind is {kind!r}, neither 'grounding' nor 'understanding'"
     if not question.strip() or not record["answer"].strip():
@@ -177,17 +207,19 @@ def _fault(record: dict, width: int, height: int) -> str:
     if shown and (unused := set(range(len(shown))) - set(map(int, PLACEHOLDER.findall(question)))):
         return f"the question never points at its box {min(unused)}"
     bare = kind == "understanding" or not record["image_id"]
-    parts = [("question", question, shown), ("answer", record["answer"], record["boxes"])]
-    parts += [(f"step {n}", step["text"], step["boxes"]) for n, step in enumerate(record["steps"], 1)]
-    for where, text, boxes in parts:
+    parts = [("question", question, shown, 0), ("answer", record["answer"], record["boxes"], record["picture"])]
+    parts += [(f"step {n}", s["text"], s["boxes"], s["picture"]) for n, s in enumerate(record["steps"], 1)]
+    for where, text, boxes, picture in parts:
+        if not 0 <= picture < len(sizes):
+            return f"{where} lies in picture {picture} of {len(sizes)}"
         if boxes or "{" in text:
-            fault = _part_fault(where, text, boxes, bare, width, height)
+            fault = _part_fault(where, text, boxes, bare, *sizes[picture])
             if fault:
                 return fault
             if "{point:" in text and text is not question:
                 return f"{where} has a point, where only boxes may be: {text!r}"
     points = record["question_points"]
-    return _point_fault(question, points, bare, width, height) if points or "{point:" in question else ""
+    return _point_fault(question, points, bare, *sizes[0]) if points or "{point:" in question else ""
 
 
 def _part_fault(where: str, text: str, boxes: list, bare: bool, width: int, height: int) -> str:

@@ -22,7 +22,10 @@ class Settings:
     out: str = field(default="outputs/data", metadata={"help": "dataset folder to write; several splits may share one"})
     task: Any = field(
         default="all",
-        metadata={"help": "tasks or kinds (grounding, understanding), or all; each picture gets every one"},
+        metadata={
+            "help": "tasks or kinds (grounding, understanding), or all; each picture gets every one; tasks about "
+            "several pictures come by name, or with the word several, as in [all,several]"
+        },
     )
     source: str = field(
         default="rendered", metadata={"help": "where pictures come from; auto: what folder.path looks like"}
@@ -84,10 +87,13 @@ class Settings:
     teacher: TeacherOptions = field(default_factory=TeacherOptions, metadata={"help": "options of engine=teacher"})
 
     def task_names(self) -> list[str]:
-        """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one."""
+        """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one.
+
+        Kinds and "all" stand for tasks about one picture: many models take no more.
+        """
         from synth.languages import load_pack
         from synth.tasks import TASKS
-        from synth.tasks.base import KINDS
+        from synth.tasks.base import KINDS, SEVERAL
 
         chosen = [self.task] if isinstance(self.task, str) else self.task
         if not isinstance(chosen, (list, tuple)) or not chosen:
@@ -96,12 +102,14 @@ class Settings:
                 fix=f"choose from {', '.join(sorted(TASKS))}",
             )  # fmt: skip
         worded = load_pack(self.language).tasks
-        if list(chosen) == ["all"]:
-            return sorted(name for name in TASKS if name in worded)
         names = set()
         for name in map(str, chosen):
-            if name in KINDS:
-                names.update(known for known, task in TASKS.items() if task.kind == name and known in worded)
+            if name in ("all", SEVERAL, *KINDS):
+                names.update(
+                    known for known, task in TASKS.items()
+                    if known in worded and (task.pictures > 1) == (name == SEVERAL)
+                    and (name in ("all", SEVERAL) or task.kind == name)
+                )  # fmt: skip
             elif name in worded:
                 names.add(name)
             elif name in TASKS:
@@ -120,6 +128,7 @@ class Settings:
     def check(self) -> None:
         """Raise ``SettingsError`` for a value that no run can use."""
         from synth import engines
+        from synth.tasks import TASKS
 
         for name in ("size", "questions_per_image", "shard_size", "workers"):
             value = getattr(self, name)
@@ -170,5 +179,11 @@ class Settings:
                 f"seed={self.seed!r} is neither a whole number nor a word", why="it names the random streams",
                 fix="for example seed=0",
             )  # fmt: skip
-        self.task_names()
+        needed = max((TASKS[name].pictures for name in self.task_names()), default=1)
+        if self.shard_size < needed:
+            raise SettingsError(
+                f"shard_size={self.shard_size} holds no group of {needed} pictures",
+                why="questions about several pictures are asked of neighbours in one file",
+                fix=f"shard_size={needed} or more",
+            )
         engines.check(self)

@@ -6,59 +6,69 @@ import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import groupby
+from math import lcm
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synth.engines import open_engine
+from synth.engines.base import Made
 from synth.errors import disk_trouble
 from synth.languages import load_pack
 from synth.quality.even import Asked, even
 from synth.quality.gate import Gate
-from synth.record import IMAGES, RECORDS, check_record, make_picture, make_record, table
+from synth.record import IMAGES, RECORDS, check_record, image_id_of, make_picture, make_record, named_pictures, table
 from synth.scene import Scene
 from synth.settings import Settings
 from synth.sources import Fault, PictureFault, Source
 from synth.tasks import TASKS
+from synth.tasks.base import KINDS
 from synth.tasks.difficulty import HARDEST
 
 _PICTURES_PER_GROUP = 100  # a Parquet row group: what a reader must load to see one picture, and what we hold in memory
 _FAULTS_NAMED = 20  # rows named per reason and shard; all are counted
 
 
-def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[list[dict], Counter]:
+def scene_records(
+    scene: Scene, settings: Settings, names: list[str], groups: Mapping[int, tuple[Scene, ...]] | None = None
+) -> tuple[list[dict], Counter]:
     """Return the rows of every task in ``names`` for one scene, and how often each task refused it (0 or 1).
 
-    With ``grounding_share`` a picture is asked one kind of question only. With ``questions_per_image`` a random subset
-    of the rows is kept, in their order. Every random choice comes from a
+    ``groups`` has, by number of pictures, the groups of scenes that begin with this one: without its group a task
+    about several pictures is not asked. Such rows count as questions about the first picture.
+
+    With ``grounding_share`` a picture is asked one kind of question only, so that a group must agree on it. With
+    ``questions_per_image`` a random subset of the rows is kept, in their order. Every random choice comes from a
     stream named after seed, split, source, task and index, so no row depends on another picture or on other tasks.
     """
     rows, refused = [], Counter()
     pack = load_pack(settings.language)
-    spoken = pack.translate(scene)
-    image_id = f"{settings.split}/{scene.source}/{scene.index}"
+    groups = {1: (scene,), **(groups or {})}
+    translated = {id(each): pack.translate(each) for group in groups.values() for each in group}
+    kinds = {size: _kinds_of(group, settings) for size, group in groups.items()}
     stream = f"{settings.seed}/{settings.split}/{scene.source}"
-    if settings.grounding_share is not None:
-        grounds = random.Random(f"{stream}/{scene.index}/grounding_share").random() < settings.grounding_share
-        names = [name for name in names if TASKS[name].kind == ("grounding" if grounds else "understanding")]
     low, high = settings.difficulty or (1, HARDEST)
     for name in names:
         task, seed = TASKS[name], f"{stream}/{name}/{scene.index}"
-        asked = task.ask(spoken, random.Random(seed), settings.split, pack)
+        if task.kind not in kinds.get(task.pictures, ()):
+            continue
+        about = tuple(translated[id(each)] for each in groups[task.pictures])
+        asked = task.ask(about[0] if task.pictures == 1 else about, random.Random(seed), settings.split, pack)
         refused[name] += not asked
         for k, (facts, draft) in enumerate(asked):
             if settings.difficulty is not None and not low <= draft.difficulty <= high:
                 continue
             rows.append(
                 make_record(draft, facts=facts, task=name, kind=task.kind,
-                            image_id=image_id if task.needs_image else "", scene=scene, split=settings.split,
-                            language=settings.language, seed=seed, k=k)
+                            image_id=image_id_of(scene, settings.split) if task.needs_image else "", scene=scene,
+                            split=settings.split, language=settings.language, seed=seed, k=k,
+                            more=groups[task.pictures][1:])
             )  # fmt: skip
-            check_record(rows[-1], scene.width, scene.height)
+            check_record(rows[-1], scene.width, scene.height, *((s.width, s.height) for s in about[1:]))
             rows[-1]["about"] = tuple(draft.about)  # for thinning; no column of the table
     wanted = settings.questions_per_image
     if wanted is not None and len(rows) > wanted:
@@ -67,13 +77,45 @@ def scene_records(scene: Any, settings: Settings, names: list[str]) -> tuple[lis
     return rows, refused
 
 
+def _kinds_of(group: tuple[Scene, ...], settings: Settings) -> set[str]:
+    """The kinds of questions that all pictures of the group are asked."""
+    kinds = set(KINDS)
+    for scene in group if settings.grounding_share is not None else ():
+        stream = f"{settings.seed}/{settings.split}/{scene.source}/{scene.index}/grounding_share"
+        grounds = random.Random(stream).random() < settings.grounding_share
+        kinds &= {"grounding" if grounds else "understanding"}
+    return kinds
+
+
+def grouped(
+    scenes: Iterable[Scene], start: int, names: list[str]
+) -> Iterator[tuple[Scene, dict[int, tuple[Scene, ...]]]]:
+    """Yield each scene with the groups of scenes that begin with it, by their number, for tasks about several pictures.
+
+    Groups of n are places 0 to n - 1, n to 2n - 1 .. of the shard that begins with index ``start``, whatever else is
+    asked; one that lacks a scene is none. So no group depends on the other tasks or on what other shards hold.
+
+    Args:
+        scenes: scenes of one shard, by rising index.
+        names: the chosen tasks.
+    """
+    sizes = {TASKS[name].pictures for name in names} - {1}
+    for _, together in groupby(scenes, lambda scene: (scene.index - start) // lcm(*sizes)):
+        here = {scene.index: scene for scene in together}
+        for index, scene in here.items():
+            found = {size: tuple(here.get(index + k) for k in range(size)) for size in sizes
+                     if (index - start) % size == 0}  # fmt: skip
+            yield scene, {size: group for size, group in found.items() if None not in group}
+
+
 def make_shard(
     source: Source, gate: Gate, settings: Settings, indices: range, records: Path, images: Path,
     tick: Callable[[int], None],
 ) -> dict:  # fmt: skip
     """Write the scenes ``indices`` into the two files and return the shard's report: counts, faults, sha256 of both.
 
-    A picture that no record speaks of is not stored. Both files appear whole or not at all. ``tick(1)`` is called
+    A picture that no record speaks of is not stored; one that cannot be stored takes the records that need it with it.
+    Both files appear whole or not at all. ``tick(1)`` is called
     once per scene, ``tick(0)`` while the engine waits.
     """
     names = settings.task_names()
@@ -101,35 +143,50 @@ def make_shard(
                 quarantine(fault)
             yield scene
 
-    def asked(scenes: Iterator[Scene]) -> Iterator[tuple[Scene, list[dict]]]:
-        for scene in scenes:
-            rows, refusals = scene_records(scene, settings, names)
+    def asked(scenes: Iterator[Scene]) -> Iterator[Made]:
+        for scene, groups in grouped(scenes, indices.start, names):
+            rows, refusals = scene_records(scene, settings, names, groups)
             refused.update(refusals)
             if kept is not None:
                 stay = [row["id"] in kept or not TASKS[row["task"]].closed for row in rows]
                 thinned.update(row["task"] for row, stays in zip(rows, stay, strict=True) if not stays)
                 rows = [row for row, stays in zip(rows, stay, strict=True) if stays]
-            yield scene, rows
+            yield max(groups.values(), key=len, default=(scene,)), rows
+
+    made: dict[str, dict | None] = {}  # pictures of the scenes at hand, None for a bad one; and which are written
+    stored: set[str] = set()
+
+    def picture_of(scene: Scene, image_id: str) -> dict | None:
+        if image_id not in made:
+            try:  # the pixels are read only now, for a picture that is asked about; nothing of a bad one is written
+                made[image_id] = make_picture(scene, image_id, link=settings.images == "link")
+            except PictureFault as problem:
+                quarantine(problem.fault)
+                made[image_id] = None
+        return made[image_id]
 
     with (
         open_engine(settings, records.parent, lambda: tick(0)) as engine,
         _writer(records, RECORDS, "zstd") as write_records,
         _writer(images, IMAGES, "none") as write_image,
     ):
-        for scene, rows in engine.rows(asked(engine.scenes(read(), quarantine))):
-            image_id = next((row["image_id"] for row in rows if row["image_id"]), None)
-            try:  # the pixels are read only now, for a picture that is asked about; nothing of a bad one is written
-                picture = make_picture(scene, image_id, link=settings.images == "link") if image_id else None
-            except PictureFault as problem:
-                quarantine(problem.fault)
-                continue
+        for scenes, rows in engine.rows(asked(engine.scenes(read(), quarantine))):
+            by_id = {image_id_of(scene, settings.split): scene for scene in scenes}
+            own = next(iter(by_id))
+            named = [name for row in rows for name in named_pictures(row)]
+            bad = {name for name in dict.fromkeys(named) if picture_of(by_id[name], name) is None}
+            rows = [row for row in rows if own not in bad and bad.isdisjoint(named_pictures(row))]
             for row in rows:
                 write_records(row)
                 counts[row["task"]] += 1
-            licences[scene.licence] += len(rows)
-            if picture is not None:
-                pictures += 1
-                write_image(picture)
+                licences[row["licence"]] += 1
+            for name in dict.fromkeys(name for row in rows for name in named_pictures(row)):
+                if name not in stored:
+                    stored.add(name)
+                    write_image(made[name])
+                    pictures += 1
+            made.pop(own, None)
+            stored.discard(own)
     return {
         "pictures": pictures, "counts": dict(counts), "refused": {k: v for k, v in refused.items() if v},
         "thinned": dict(thinned), "quarantined": dict(quarantined), "faults": faults,
@@ -143,14 +200,18 @@ def _evened(source: Source, gate: Gate, settings: Settings, indices: range, name
     if settings.questions_per_image is None:  # else what is kept of a picture depends on all its questions
         names = [name for name in names if TASKS[name].closed]
 
-    def asked() -> Iterator[Asked]:
+    def read() -> Iterator[Scene]:
         for index in indices:
             try:
                 scene = source.scene(index, settings.split, settings.seed)
                 gate.check(scene)
             except PictureFault:
                 continue
-            for row in scene_records(scene, settings, names)[0]:
+            yield scene
+
+    def asked() -> Iterator[Asked]:
+        for scene, groups in grouped(read(), indices.start, names):
+            for row in scene_records(scene, settings, names, groups)[0]:
                 if TASKS[row["task"]].closed:
                     yield Asked(row["id"], row["task"], row["answer"], row["about"])
 

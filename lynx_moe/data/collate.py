@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lynx_moe.data.packing import additive_mask
+from lynx_moe.data.pictures import join
 from lynx_moe.data.sample import IGNORED
 
 FILL = {"labels": IGNORED}
@@ -53,20 +54,6 @@ class Collator:
     def _pad(self, values: torch.Tensor, length: int, fill: int) -> torch.Tensor:
         missing = length - len(values)
         return F.pad(values, (missing, 0) if self.side == "left" else (0, missing), value=fill)
-
-
-def join(pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`pictures` along their first axis, filled up with zeros to the largest of each further axis."""
-    if len({tuple(p.shape[1:]) for p in pictures}) > 1:
-        largest = [max(sizes) for sizes in zip(*(p.shape[1:] for p in pictures), strict=True)]
-        pictures = [F.pad(p, _at_the_ends(p.shape[1:], largest)) for p in pictures]
-    return torch.cat(list(pictures))
-
-
-def _at_the_ends(sizes: Sequence[int], largest: Sequence[int]) -> list[int]:
-    """What `F.pad` wants, last axis first: nothing before, the missing part behind."""
-    missing = [most - size for size, most in zip(sizes, largest, strict=True)]
-    return [amount for behind in reversed(missing) for amount in (0, behind)]
 
 
 def pad_id(processor) -> int:

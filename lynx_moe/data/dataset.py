@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import Dataset
 
 from lynx_moe.data.packing import pack, shared_prefix
-from lynx_moe.data.pictures import PictureCache
+from lynx_moe.data.pictures import PictureCache, side_by_side
+from lynx_moe.data.prompts import frame
 from lynx_moe.data.records import Record, RecordSet
 from lynx_moe.data.sample import SampleBuilder, Tokens
 from lynx_moe.errors import FamilyError
@@ -35,13 +36,15 @@ class _Source:
         return self._tokens[position]
 
     def sample(self, position: int) -> dict[str, torch.Tensor]:
-        return self.builder.sample(self.tokens(position), self.records.size(position))
+        return self.builder.sample(self.tokens(position), self.records.sizes(position))
 
     def pixels(self, position: int) -> dict[str, torch.Tensor]:
-        picture = self.records.picture(position)
-        if picture < 0:
-            return {}
-        return self._pictures.get(picture, lambda: self.builder.pixels(self.records[position].image()))
+        return side_by_side(
+            [
+                self._pictures.get(picture, lambda k=k: self.builder.pixels(self.records[position].image(k)))
+                for k, picture in enumerate(self.records.pictures(position))
+            ]
+        )
 
 
 def writable(records: RecordSet, builder: SampleBuilder) -> list[int]:
@@ -54,8 +57,11 @@ def writable(records: RecordSet, builder: SampleBuilder) -> list[int]:
         for position, record in enumerate(records)
         if askable(record, builder)
         and all(
-            geometry.visible(Box(*box), record.size) is not None
-            for boxes in (record.boxes, *(step.boxes for step in record.steps))
+            geometry.visible(Box(*box), frame(record, picture)) is not None
+            for picture, boxes in (
+                (record.picture, record.boxes),
+                *((step.picture, step.boxes) for step in record.steps),
+            )
             for box in boxes
         )
     ]
@@ -93,6 +99,8 @@ class SampleDataset(Dataset):
 class PackedDataset(Dataset):
     """Records of one picture per row, as many as `max_tokens` hold. `dropped` as in `SampleDataset`.
 
+    A record about several pictures has a row of its own.
+
     For models that pass `lynx_moe.data.packing.check_packable`, with the `Collator` of this package.
 
     Args:
@@ -126,8 +134,7 @@ class PackedDataset(Dataset):
 
     def _filled(self, group: list[int], max_tokens: int) -> list[list[int]]:
         """The group cut, in its order, into rows that keep within `max_tokens` where they can."""
-        size = self.records.size(group[0])
-        picture = len(self._source.builder.picture_ids(size)) if size else 0
+        picture = sum(len(self._source.builder.picture_ids(size)) for size in self.records.sizes(group[0]))
         rows: list[list[int]] = []
         room = 0
         for position in group:

@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lynx_moe.data.records import NO_PICTURE, RecordSet
+from lynx_moe.data.records import NO_PICTURE, Further, RecordSet
 from lynx_moe.errors import RecordError, nearest
 
 COLUMNS = "id image_id question steps answer boxes phrase task kind source split licence".split()
+MORE = "more_image_ids"
 CACHE = ".cache"
 KINDS = ("grounding", "understanding")
+SEVERAL = "several"  # among tasks: all that are about several pictures
 
 
 def load_records(
@@ -33,8 +35,8 @@ def load_records(
         folder: what `python -m synth` wrote: `manifest.json`, `records/` and `images/`.
         split: for example "train".
         kinds: keep only these kinds; None keeps both.
-        tasks: keep only these tasks, where "grounding" and "understanding" stand for all tasks of that kind; None
-            keeps all.
+        tasks: keep only these tasks, where "grounding" and "understanding" stand for all tasks of that kind and
+            "several" for all records about several pictures; None keeps all.
         limit: keep a fixed random subset of this many (the same for everybody), in the order of the folder.
         pictures_root: folder of the pictures, where the data only names them (`images=link`); None takes the folder
             that the manifest names.
@@ -55,8 +57,9 @@ def load_records(
         )
     rows = _chosen(records, folder, kinds=kinds, tasks=tasks, limit=limit)
     root = pictures_root or (manifest.get("splits", {}).get(split) or {}).get("pictures_root")
-    picture_rows = _picture_rows(records, images, folder)[rows]
-    return RecordSet(records, images, _sizes(images), rows, picture_rows, None if root is None else Path(root))
+    picture_rows = _picture_rows(records.data.column("image_id"), images, folder)[rows]
+    pictures_root, further = None if root is None else Path(root), _further(records, images, folder)
+    return RecordSet(records, images, _sizes(images), rows, picture_rows, pictures_root, further)
 
 
 def _checked_manifest(folder: Path) -> dict:
@@ -133,7 +136,8 @@ def _chosen(
         if wanted is None:
             continue
         column = records.data.column(name)
-        known = sorted({*pc.unique(column).to_pylist(), *KINDS})
+        words = (*KINDS, SEVERAL) if name == "task" else KINDS
+        known = sorted({*pc.unique(column).to_pylist(), *words})
         for value in wanted:
             if value not in known:
                 raise RecordError(
@@ -144,12 +148,36 @@ def _chosen(
         chosen = pa.array(list(wanted), pa.string())
         # No task bears the name of a kind, so a name is found in one of the two columns at most.
         kind = records.data.column("kind")
-        keep &= pc.or_(pc.is_in(column, value_set=chosen), pc.is_in(kind, value_set=chosen)).to_numpy()
+        wanted_here = pc.or_(pc.is_in(column, value_set=chosen), pc.is_in(kind, value_set=chosen)).to_numpy()
+        keep &= wanted_here | _about_several(records) if SEVERAL in wanted else wanted_here
     rows = np.flatnonzero(keep)
     if limit is not None and limit < len(rows):
         # Random, because neighbours in a folder ask about the same picture; seeded, because numbers must be comparable.
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:limit])
     return rows
+
+
+def _about_several(records) -> np.ndarray:
+    """(all records,) whether each is about several pictures."""
+    if MORE not in records.column_names:
+        return np.zeros(len(records), dtype=bool)
+    lengths = pc.fill_null(pc.list_value_length(records.data.column(MORE)), 0)
+    return lengths.to_numpy() > 0
+
+
+def _further(records, images, folder: Path) -> Further | None:
+    """Rows of the second and later pictures; None where no record has any, as in folders of an older synth."""
+    if not _about_several(records).any():
+        return None
+    lists = records.data.column(MORE)
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    rows = _picture_rows(pc.list_flatten(lists), images, folder)
+    if (rows == NO_PICTURE).any():
+        raise RecordError(
+            f"{int((rows == NO_PICTURE).sum())} records of {folder} have a further picture without a name",
+            why="what stands in more_image_ids is the id of a picture", fix="make the data again",
+        )  # fmt: skip
+    return Further(np.concatenate([[0], np.cumsum(lengths)]), rows)
 
 
 def _sizes(images) -> np.ndarray:
@@ -159,11 +187,10 @@ def _sizes(images) -> np.ndarray:
     return np.stack([images.data.column(name).to_numpy() for name in ("width", "height")], axis=1)
 
 
-def _picture_rows(records, images, folder: Path) -> np.ndarray:
-    """(all records,) row of each record's picture; -1 for text-only records."""
-    ids = records.data.column("image_id")
+def _picture_rows(ids: pa.ChunkedArray, images, folder: Path) -> np.ndarray:
+    """(ids,) row of each picture; -1 for an empty id."""
     if images is None:
-        found = np.full(len(records), NO_PICTURE, dtype=np.int64)
+        found = np.full(len(ids), NO_PICTURE, dtype=np.int64)
     else:
         values = pa.concat_arrays(images.data.column("image_id").chunks)
         found = pc.fill_null(pc.index_in(ids, value_set=values), NO_PICTURE).to_numpy().astype(np.int64)

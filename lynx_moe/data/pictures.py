@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 Made = dict[str, torch.Tensor]
 
@@ -59,3 +60,25 @@ class PictureCache:
         if isinstance(value, torch.Tensor):
             return value
         return (torch.from_numpy(value).float() * self._scale - self._mean) / self._std
+
+
+def side_by_side(made: Sequence[Made]) -> Made:
+    """What an image processor made of several pictures, as one sample has them: joined along the first axis."""
+    names = dict.fromkeys(name for each in made for name in each)
+    return {name: join([each[name] for each in made if name in each]) for name in names}
+
+
+def join(pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`pictures` along their first axis, filled up with zeros to the largest of each further axis."""
+    if len(pictures) == 1:
+        return pictures[0]
+    if len({tuple(p.shape[1:]) for p in pictures}) > 1:
+        largest = [max(sizes) for sizes in zip(*(p.shape[1:] for p in pictures), strict=True)]
+        pictures = [F.pad(p, _at_the_ends(p.shape[1:], largest)) for p in pictures]
+    return torch.cat(list(pictures))
+
+
+def _at_the_ends(sizes: Sequence[int], largest: Sequence[int]) -> list[int]:
+    """What `F.pad` wants, last axis first: nothing before, the missing part behind."""
+    missing = [most - size for size, most in zip(sizes, largest, strict=True)]
+    return [amount for behind in reversed(missing) for amount in (0, behind)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from lynx_moe.data.records import Record
+from lynx_moe.errors import RecordError
 from lynx_moe.families.dialects import Dialect
 
 # The suffix that the paper shows at inference; one wording for training too is our choice, since one forward pass
@@ -18,6 +19,23 @@ STEPWISE_SUFFIX = " Let's think step-by-step."
 STEP = re.compile(r"Step [0-9]{1,3}: ?")
 
 NO_SIZE = (1, 1)  # a text-only record has no picture and, by the record format, no boxes
+
+
+def frame(record: Record, picture: int) -> tuple[int, int]:
+    """(width, height) that the boxes of one of the record's pictures are spelled in.
+
+    Raises:
+        RecordError: the record has no such picture.
+    """
+    sizes = record.sizes
+    if not sizes:
+        return NO_SIZE
+    if not 0 <= picture < len(sizes):
+        raise RecordError(
+            f"record {record.id!r} has boxes in picture {picture} of {len(sizes)}",
+            why="pictures are counted from 0", fix="make the data again",
+        )  # fmt: skip
+    return sizes[picture]
 
 
 def question_text(record: Record, dialect: Dialect) -> str:
@@ -30,21 +48,22 @@ def question_text(record: Record, dialect: Dialect) -> str:
     suffix = STEPWISE_SUFFIX if record.is_grounding and record.steps else ""
     shown = record.question
     if record.shows_places:
-        shown = dialect.render(shown, record.question_boxes, record.size or NO_SIZE, record.question_points)
+        shown = dialect.render(shown, record.question_boxes, frame(record, 0), record.question_points)
     return shown + suffix
 
 
 def target_text(record: Record, dialect: Dialect) -> str:
-    """The true answer in the words the model should use: steps first, boxes spelled by `dialect`.
+    """The true answer in the words the model should use: steps first, boxes spelled by `dialect`, each in the frame of
+    the picture that it lies in.
 
     Raises:
         DialectError: a box cannot be written, for example because the model cannot see it.
     """
-    size = record.size or NO_SIZE
+    answer = dialect.render(record.answer, record.boxes, frame(record, record.picture))
     if not record.steps:
-        return dialect.render(record.answer, record.boxes, size)
-    parts = [dialect.render(step.text, step.boxes, size) for step in record.steps]
-    parts.append(dialect.render(record.answer, record.boxes, size))
+        return answer
+    parts = [dialect.render(step.text, step.boxes, frame(record, step.picture)) for step in record.steps]
+    parts.append(answer)
     return " ".join(f"Step {number}: {part}" for number, part in enumerate(parts, start=1))
 
 
@@ -68,9 +87,9 @@ def step_texts(text: str) -> list[str]:
     return [part.strip() for part in STEP.split(text)[1:-1]]
 
 
-def messages(question: str, *, with_image: bool, answer: str | None = None) -> list[dict]:
-    """A conversation of one turn in the form that chat templates of transformers read."""
-    content = [{"type": "image"}] if with_image else []
+def messages(question: str, *, pictures: int, answer: str | None = None) -> list[dict]:
+    """A conversation of one turn, its pictures before the question, in the form that chat templates read."""
+    content = [{"type": "image"} for _ in range(pictures)]
     turns = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
     if answer is not None:
         turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})

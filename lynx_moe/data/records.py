@@ -1,7 +1,8 @@
-"""Records: one question about one picture each, read row by row from memory-mapped tables.
+"""Records: one question about one picture each, or about several, read row by row from memory-mapped tables.
 
 Rows live in two memory-mapped tables, records and pictures. What is kept in memory is two integers per record: its
-row and the row of its picture. Several records share one picture, which is stored and decoded once.
+row and the row of its picture; and, where some are about several pictures, the rows of the others. Several records
+share one picture, which is stored and decoded once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -27,21 +29,35 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One sentence of a stepwise answer; `{box:k}` in the text is the k-th of `boxes` (original pixels, xyxy)."""
+    """One sentence of a stepwise answer; `{box:k}` in the text is the k-th of `boxes` (original pixels, xyxy).
+
+    `picture` is which of the record's pictures, from 0, they lie in.
+    """
 
     text: str
     boxes: tuple[Corners, ...] = ()
     objects: tuple[str, ...] = ()
+    picture: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A further picture of a record: its id, (width, height), and what decodes it."""
+
+    image_id: str
+    size: tuple[int, int]
+    load: Callable[[], Image.Image] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One question about one picture, with its true answer. Boxes are original pixels, xyxy.
+    """One question about one picture, or several, with its true answer. Boxes are original pixels, xyxy.
 
     `{box:k}` in the question is the k-th of `question_boxes`, in the answer the k-th of `boxes`; `{point:k}`, in
     questions only, is the k-th of `question_points` (x, y).
     `size` is (width, height) of the picture, None for a text-only record. `image()` decodes the picture anew on each
-    call.
+    call. `more` are the second picture and those after it; `boxes` lie in picture number `picture`, from 0, and
+    `question_boxes` in the first.
     """
 
     id: str
@@ -61,6 +77,8 @@ class Record:
     seed: str = ""
     size: tuple[int, int] | None = None
     load: Callable[[], Image.Image] | None = field(default=None, repr=False, compare=False)
+    more: tuple[Picture, ...] = ()
+    picture: int = 0
 
     @property
     def has_image(self) -> bool:
@@ -72,11 +90,16 @@ class Record:
         return bool(self.question_boxes or self.question_points)
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each picture; none for a text-only record."""
+        return () if self.size is None else (self.size, *(each.size for each in self.more))
+
+    @property
     def is_grounding(self) -> bool:
         return self.kind == "grounding"
 
-    def image(self) -> Image.Image:
-        """The picture, in RGB.
+    def image(self, number: int = 0) -> Image.Image:
+        """The picture, or that `number` of several, in RGB.
 
         Raises:
             RecordError: the record is text only, or its picture cannot be decoded.
@@ -84,11 +107,27 @@ class Record:
         if self.load is None:
             raise RecordError(f"record {self.id!r} has no picture", why="it is text only", fix="check has_image first")
         try:
-            return self.load().convert("RGB")
+            return (self.more[number - 1].load if number else self.load)().convert("RGB")
         except OSError as error:
             raise RecordError(
                 f"the picture of record {self.id!r} cannot be decoded", why=str(error), fix="make the data again"
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """Which further pictures the records of a whole table have.
+
+    `starts` (all records + 1,): record r has rows `starts[r]` to `starts[r + 1]` of `image_rows`, (further pictures,)
+    row numbers into the pictures' table.
+    """
+
+    starts: np.ndarray
+    image_rows: np.ndarray
+
+    def of(self, row: int) -> list[int]:
+        """Row numbers of the further pictures of the record in that row."""
+        return self.image_rows[self.starts[row] : self.starts[row + 1]].tolist()
 
 
 class RecordSet(Sequence[Record]):
@@ -101,6 +140,7 @@ class RecordSet(Sequence[Record]):
         rows: (n,) row numbers into `records`.
         image_rows: (n,) row numbers into `images`, -1 where a record has no picture.
         pictures_root: folder of the pictures that the table only names; None when all are stored.
+        further: the second and later pictures of all records of the table; None when no record has any.
     """
 
     def __init__(
@@ -111,6 +151,7 @@ class RecordSet(Sequence[Record]):
         rows: np.ndarray,
         image_rows: np.ndarray,
         pictures_root: Path | None = None,
+        further: Further | None = None,
     ):
         self._records = records
         self._images = images
@@ -118,6 +159,7 @@ class RecordSet(Sequence[Record]):
         self._rows = rows
         self._image_rows = image_rows
         self._pictures_root = pictures_root
+        self._further = further
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -126,7 +168,7 @@ class RecordSet(Sequence[Record]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         row = self._records[int(self._rows[index])]
-        picture = self.picture(index)
+        pictures = self.pictures(index)
         return Record(
             id=row["id"],
             image_id=row["image_id"],
@@ -135,7 +177,8 @@ class RecordSet(Sequence[Record]):
             kind=row["kind"],
             task=row["task"],
             steps=tuple(
-                Step(s["text"], _corners(s["boxes"]), tuple(s.get("objects") or ())) for s in row["steps"] or ()
+                Step(s["text"], _corners(s["boxes"]), tuple(s.get("objects") or ()), s.get("picture") or 0)
+                for s in row["steps"] or ()
             ),
             boxes=_corners(row["boxes"]),
             question_boxes=_corners(row.get("question_boxes")),
@@ -146,7 +189,12 @@ class RecordSet(Sequence[Record]):
             licence=row["licence"],
             seed=str(row.get("seed") or ""),
             size=self.size(index),
-            load=None if picture == NO_PICTURE else lambda: self._decode(picture),
+            load=partial(self._decode, pictures[0]) if pictures else None,
+            more=tuple(
+                Picture(image_id, self._size(k), partial(self._decode, k))
+                for image_id, k in zip(row.get("more_image_ids") or (), pictures[1:], strict=True)
+            ),
+            picture=row.get("picture") or 0,
         )
 
     def __iter__(self) -> Iterator[Record]:
@@ -155,32 +203,53 @@ class RecordSet(Sequence[Record]):
     def _decode(self, picture: int) -> Image.Image:
         stored = self._images[picture]["image"]
         if stored["bytes"] is None:
-            return open_linked(self._pictures_root, stored["path"], tuple(self._sizes[picture].tolist()))
+            return open_linked(self._pictures_root, stored["path"], self._size(picture))
         return Image.open(BytesIO(stored["bytes"]))
 
     def picture(self, index: int) -> int:
         """Number of the picture of record `index`, the same for records that share it; -1 for none."""
         return int(self._image_rows[index])
 
+    def pictures(self, index: int) -> list[int]:
+        """Numbers of all pictures of record `index`, in order; none for a text-only record."""
+        first = self.picture(index)
+        if first == NO_PICTURE:
+            return []
+        return [first, *(self._further.of(int(self._rows[index])) if self._further is not None else ())]
+
     def size(self, index: int) -> tuple[int, int] | None:
-        """(width, height) of the picture of record `index`; None for none."""
+        """(width, height) of the (first) picture of record `index`; None for none."""
         picture = self.picture(index)
-        return None if picture == NO_PICTURE else tuple(self._sizes[picture].tolist())
+        return None if picture == NO_PICTURE else self._size(picture)
+
+    def sizes(self, index: int) -> tuple[tuple[int, int], ...]:
+        """(width, height) of every picture of record `index`."""
+        return tuple(map(self._size, self.pictures(index)))
+
+    def _size(self, picture: int) -> tuple[int, int]:
+        return tuple(self._sizes[picture].tolist())
 
     def by_picture(self) -> list[list[int]]:
-        """Positions of the records of each picture, in order of first appearance; a text-only record stands alone."""
+        """Positions of the records of each picture, in order of first appearance.
+
+        A record of text only, or about several pictures, stands alone.
+        """
+        alone = self._image_rows == NO_PICTURE
+        if self._further is not None:
+            alone |= np.diff(self._further.starts)[self._rows] > 0
         groups: dict[int, list[int]] = {}
-        for position, picture in enumerate(self._image_rows.tolist()):
-            # Negative keys cannot meet a picture's row, and no two text-only records share one.
-            groups.setdefault(picture if picture != NO_PICTURE else -2 - position, []).append(position)
+        for position, (picture, by_itself) in enumerate(zip(self._image_rows.tolist(), alone.tolist(), strict=True)):
+            # Negative keys cannot meet a picture's row, and no two records share one.
+            groups.setdefault(-2 - position if by_itself else picture, []).append(position)
         return list(groups.values())
 
     def select(self, positions: Sequence[int]) -> RecordSet:
         """The records at `positions`, in that order."""
         chosen = np.asarray(positions, dtype=np.int64)
         return RecordSet(
-            self._records, self._images, self._sizes, self._rows[chosen], self._image_rows[chosen], self._pictures_root
-        )
+            self._records, self._images, self._sizes, self._rows[chosen], self._image_rows[chosen],
+            self._pictures_root, self._further,
+        )  # fmt: skip
 
     def counts(self) -> Counter[str]:
         """How many records each task has."""

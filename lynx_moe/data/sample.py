@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.prompts import NO_SIZE, messages, question_text, target_text
 from lynx_moe.data.records import Record
 from lynx_moe.errors import FamilyError, RecordError
@@ -29,15 +30,20 @@ TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 class Tokens:
     """A tokenised record before its picture tokens are spread out.
 
-    `ids` (L,) int32 holds one picture token at `picture_at` (None for a text-only record); the answer, which is
-    learned, begins at `answer_at`. `in_box` (L,) says which tokens spell a box of the answer; None unless asked for.
+    `ids` (L,) int32 holds one picture token for each picture, at `pictures_at`, all of them before the answer, which is
+    learned and begins at `answer_at`. `in_box` (L,) says which tokens spell a box of the answer; None unless asked for.
     """
 
     ids: np.ndarray
     answer_at: int
-    picture_at: int | None
+    pictures_at: tuple[int, ...]
     is_grounding: bool
     in_box: np.ndarray | None = None
+
+    @property
+    def picture_at(self) -> int | None:
+        """Where the first picture stands; None for a text-only record."""
+        return self.pictures_at[0] if self.pictures_at else None
 
 
 class SampleBuilder:
@@ -86,14 +92,14 @@ class SampleBuilder:
 
         Returns:
             `input_ids`, `labels` (-100 outside the answer), `attention_mask`, `is_grounding` and, if asked for,
-            `in_box`, each (L,), with the processor's own token types if it has them; and, when there is a picture,
-            what the image processor returns for it.
+            `in_box`, each (L,), with the processor's own token types if it has them; and, when there are pictures,
+            what the image processor returns for them, joined along the first axis.
 
         Raises:
             DialectError: a box of the record cannot be written. RecordError: the text cannot be tokenised as a sample.
         """
-        sample = self.sample(self.tokens([record])[0], record.size)
-        return sample | (self.pixels(record.image()) if record.has_image else {})
+        sample = self.sample(self.tokens([record])[0], record.sizes)
+        return sample | side_by_side([self.pixels(record.image(k)) for k in range(len(record.sizes))])
 
     def tokens(self, records: Sequence[Record]) -> list[Tokens]:
         """Prompt and true answer of each record, tokenised."""
@@ -103,16 +109,17 @@ class SampleBuilder:
         """The prompt of each record alone, up to where the answer begins."""
         return [self._tokens(record, None) for record in records]
 
-    def spread(self, tokens: Tokens, size: tuple[int, int] | None) -> np.ndarray:
-        """(L,) int64 ids with all tokens of a picture of `size` in place."""
-        if tokens.picture_at is None:
-            return tokens.ids.astype(np.int64)
-        before, after = tokens.ids[: tokens.picture_at], tokens.ids[tokens.picture_at + 1 :]
-        return np.concatenate([before, self.picture_ids(size), after]).astype(np.int64)
+    def spread(self, tokens: Tokens, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+        """(L,) int64 ids with all tokens of pictures of `sizes`, one for each of `tokens.pictures_at`, in place."""
+        parts, start = [], 0
+        for at, size in zip(tokens.pictures_at, sizes, strict=True):
+            parts += [tokens.ids[start:at], self.picture_ids(size)]
+            start = at + 1
+        return np.concatenate([*parts, tokens.ids[start:]]).astype(np.int64)
 
-    def sample(self, tokens: Tokens, size: tuple[int, int] | None) -> dict[str, torch.Tensor]:
+    def sample(self, tokens: Tokens, sizes: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """The token tensors of a sample, each (L,)."""
-        ids = self.spread(tokens, size)
+        ids = self.spread(tokens, sizes)
         answer_at = tokens.answer_at + len(ids) - len(tokens.ids)
         labels = np.full_like(ids, IGNORED)
         labels[answer_at:] = ids[answer_at:]
@@ -155,27 +162,29 @@ class SampleBuilder:
 
     def _tokens(self, record: Record, answer: str | None) -> Tokens:
         question = question_text(record, self.dialect)
-        prompt = self._render(question, record.has_image, None)
-        full = None if answer is None else self._render(question, record.has_image, answer)
+        pictures = len(record.sizes)
+        prompt = self._render(question, pictures, None)
+        full = None if answer is None else self._render(question, pictures, answer)
         try:
-            tokens = self._tokens_of(prompt, full, record.has_image, record.is_grounding)
+            tokens = self._tokens_of(prompt, full, pictures, record.is_grounding)
         except RecordError as error:
             raise RecordError(f"record {record.id!r}: {error.message}", why=error.why, fix=error.fix) from None
         if self.mark_boxes and full is not None:
-            tokens = replace(tokens, in_box=self._in_box(prompt, full, record.size or NO_SIZE, len(tokens.ids)))
+            tokens = replace(tokens, in_box=self._in_box(prompt, full, record.sizes or (NO_SIZE,), len(tokens.ids)))
         return tokens
 
-    def _in_box(self, prompt: str, full: str, size: tuple[int, int], count: int) -> np.ndarray:
-        """(count,) True for each token of `full` that spells a part of a box behind the prompt."""
+    def _in_box(self, prompt: str, full: str, sizes: Sequence[tuple[int, int]], count: int) -> np.ndarray:
+        """(count,) True for each token of `full` that spells a part of a box of any picture behind the prompt."""
         start = len(os.path.commonprefix([prompt, full]))
-        spans = [(start + begin, start + end) for begin, end in self.dialect.decode(full[start:], size).spans]
+        found = [span for size in set(sizes) for span in self.dialect.decode(full[start:], size).spans]
+        spans = [(start + begin, start + end) for begin, end in found]
         characters = self._encoded(full, return_offsets_mapping=True)["offset_mapping"]
         marked = np.zeros(count, dtype=bool)  # an EOS that `_ended` added is in no box
         for k, (begin, end) in enumerate(characters[:count]):
             marked[k] = any(begin < b and a < end for a, b in spans)
         return marked
 
-    def _tokens_of(self, prompt: str, full: str | None, with_image: bool, is_grounding: bool) -> Tokens:
+    def _tokens_of(self, prompt: str, full: str | None, pictures: int, is_grounding: bool) -> Tokens:
         ids = prompt_ids = self._tokenise(prompt)
         answer_at = len(prompt_ids)
         if full is not None:
@@ -185,21 +194,21 @@ class SampleBuilder:
                 (k for k, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids)
             )
         places = [k for k, token in enumerate(ids) if token == self.image_token_id]
-        if len(places) != int(with_image):
+        if len(places) != pictures:
             raise RecordError(
-                f"the text holds {len(places)} picture tokens {self.image_token!r}, not {int(with_image)}",
+                f"the text holds {len(places)} picture tokens {self.image_token!r}, not {pictures}",
                 why="the chat template writes one per picture, and a question or answer must write none",
                 fix="take the token out of the record's text",
             )
         return Tokens(
             ids=np.asarray(ids, dtype=np.int32),
             answer_at=answer_at,
-            picture_at=places[0] if places else None,
+            pictures_at=tuple(places),
             is_grounding=is_grounding,
         )
 
-    def _render(self, question: str, with_image: bool, answer: str | None) -> str:
-        turn = messages(question, with_image=with_image, answer=answer)
+    def _render(self, question: str, pictures: int, answer: str | None) -> str:
+        turn = messages(question, pictures=pictures, answer=answer)
         return self.processor.apply_chat_template(turn, add_generation_prompt=answer is None)
 
     def _tokenise(self, text: str) -> list[int]:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lynx_moe.data import Collator, Record, SampleBuilder
 from lynx_moe.data.collate import pad_id
+from lynx_moe.data.pictures import side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def generate_answers(
         with_probabilities: also return each token's log probability.
     """
     records = list(records)
-    prompts = [builder.spread(t, record.size) for t, record in zip(builder.prompts(records), records, strict=True)]
+    prompts = [builder.spread(t, record.sizes) for t, record in zip(builder.prompts(records), records, strict=True)]
     order = sorted(range(len(prompts)), key=lambda k: (len(prompts[k]), k))
     answers: dict[int, Generated] = {}
     modes = [(module, module.training) for module in model.modules()]
@@ -68,7 +69,7 @@ def generate_answers(
 
 
 def _batch(builder: SampleBuilder, chosen: list[tuple[np.ndarray, Record]]) -> dict[str, torch.Tensor]:
-    pictures: dict[str, dict] = {}
+    pictures: dict[tuple[str, int], dict] = {}
     samples = []
     for ids, record in chosen:
         sample = {
@@ -76,13 +77,13 @@ def _batch(builder: SampleBuilder, chosen: list[tuple[np.ndarray, Record]]) -> d
             "attention_mask": torch.ones(len(ids), dtype=torch.long),
             **builder.token_types(ids),
         }
-        if record.has_image:
-            # Questions about one picture often share a batch; free callers may leave image_id empty.
-            key = record.image_id or record.id
+        # Questions about one picture often share a batch; free callers may leave image_id empty.
+        names = [record.image_id, *(each.image_id for each in record.more)] if record.has_image else []
+        keys = [(name, 0) if name else (record.id, k) for k, name in enumerate(names)]
+        for k, key in enumerate(keys):
             if key not in pictures:
-                pictures[key] = builder.pixels(record.image())
-            sample |= pictures[key]
-        samples.append(sample)
+                pictures[key] = builder.pixels(record.image(k))
+        samples.append(sample | side_by_side([pictures[key] for key in keys]))
     return Collator(builder.processor, side="left")(samples)
 
 

@@ -1,7 +1,8 @@
 """How well a model points: referring, finding all, saying that a thing is not there, and the boxes of its steps.
 
 The first box of the final answer is scored, whatever else was written: taking the best of several boxes, as some
-evaluators do, measures an oracle. Numbers are read in the dialect's frame only.
+evaluators do, measures an oracle. Numbers are read in the dialect's frame only. Of several pictures it is that of the
+picture in which the true boxes lie, and an answer that calls another one by its number is wrong, whatever its boxes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lynx_moe.data import Record, final_answer
-from lynx_moe.data.prompts import step_texts
+from lynx_moe.data.prompts import frame, step_texts
 from lynx_moe.evaluation.protocol import PROTOCOLS, Answered, share
 from lynx_moe.evaluation.retention import normalise
 from lynx_moe.families.dialects import Dialect
@@ -39,9 +40,14 @@ def says_none(answered: Answered) -> bool:
 
 
 def first_box_iou(answered: Answered) -> float:
-    """IoU of the answer's first box with the one true box; 0.0 without a readable box."""
+    """IoU of the answer's first box with the one true box; 0.0 without a readable box, or in another picture."""
     boxes = answered.parsed.boxes
-    return iou(boxes[0], answered.record.boxes[0]) if boxes else 0.0
+    return iou(boxes[0], answered.record.boxes[0]) if boxes and not answered.in_another_picture else 0.0
+
+
+def hits_of(answered: Answered) -> int:
+    """True boxes that the answer has, each found once; none where it speaks of another picture."""
+    return 0 if answered.in_another_picture else matched(answered.parsed.boxes, answered.record.boxes)
 
 
 @PROTOCOLS.register("grounding")
@@ -53,7 +59,7 @@ def grounding(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
         `find_all` with precision, recall, F1 and the share of repeated boxes; `absent` with how often the answer holds
         nothing like a box; `steps` with the share of true step boxes that were hit; `in_words` with exact matches of
         grounding answers that are words; `unreadable` (share of all answers with at least one reading error) and
-        `errors` by kind.
+        `errors` by kind; `other_picture` counts answers that call the wrong one of several pictures, or none.
     """
     ours = [a for a in answered if a.record.is_grounding]
     if not ours:
@@ -64,6 +70,8 @@ def grounding(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
         errors.update(a.parsed.errors)
         if a.record.boxes and len(a.parsed.boxes) != len(a.record.boxes):
             errors["wrong_count"] += 1
+        if a.in_another_picture:
+            errors["other_picture"] += 1
     return {
         **_referring(referring),
         "by_task": {task: _referring([a for a in referring if a.record.task == task]) for task in _tasks(referring)},
@@ -95,7 +103,7 @@ def _find_all(answered: Sequence[Answered]) -> dict | None:
         return None
     hits = found = true = repeated = 0
     for a in answered:
-        hits += matched(a.parsed.boxes, a.record.boxes)
+        hits += hits_of(a)
         found += len(a.parsed.boxes)
         true += len(a.record.boxes)
         repeated += len(a.parsed.boxes) - len({box.xyxy for box in a.parsed.boxes})
@@ -125,7 +133,7 @@ def _steps(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
         for number, step in enumerate(a.record.steps):
             true += len(step.boxes)
             if number < len(written):
-                hits += matched(dialect.decode(written[number], a.record.size or (1, 1)).boxes, step.boxes)
+                hits += matched(dialect.decode(written[number], frame(a.record, step.picture)).boxes, step.boxes)
     return {"n": len(answered), "acc50": share(hits, true)}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lynx_moe.data import Record, final_answer
+from lynx_moe.data.prompts import frame
 from lynx_moe.families.dialects import Dialect, Parsed
 from lynx_moe.registry import Registry
 
@@ -20,8 +22,39 @@ class Answered:
 
     @classmethod
     def read(cls, record: Record, text: str, dialect: Dialect) -> Answered:
-        """Parse the final answer only: boxes of earlier steps are not the answer."""
-        return cls(record, text, dialect.decode(final_answer(text), record.size or (1, 1)))
+        """Parse the final answer only: boxes of earlier steps are not the answer.
+
+        Boxes are read in the frame of the picture that the true answer's lie in: an answer has no other way to say of
+        which picture its numbers are than in words, and those `in_another_picture` judges.
+        """
+        return cls(record, text, dialect.decode(final_answer(text), frame(record, record.picture)))
+
+    @property
+    def in_another_picture(self) -> bool:
+        """Whether the true answer says in which of several pictures its boxes lie, and this one does not say the same.
+
+        Where the question tells the picture already, and the true answer does not repeat it, this is False.
+        """
+        if not self.record.more or not self.record.boxes:
+            return False
+        true = named_pictures(self.record.answer)
+        return bool(true) and named_pictures(final_answer(self.text)) != true
+
+
+# How answers call pictures, by number; a language that is not here is not held to it.
+_CALLED = (
+    re.compile(r"\bfirst\b|\b1st\b|1番目|一番目|最初の", re.IGNORECASE),
+    re.compile(r"\bsecond\b|\b2nd\b|2番目|二番目", re.IGNORECASE),
+)
+
+
+def named_pictures(text: str) -> set[int]:
+    """Numbers, from 0, of the pictures that a text speaks of as first or second.
+
+    >>> named_pictures("The cat is in the second picture, at [1, 2, 3, 4].")
+    {1}
+    """
+    return {number for number, pattern in enumerate(_CALLED) if pattern.search(text)}
 
 
 # Name of a part of the result -> function(answered, dialect) that gives it, or None when no record is for it.

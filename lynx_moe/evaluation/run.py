@@ -12,10 +12,10 @@ from lynx_moe.evaluation.generate import generate_answers
 from lynx_moe.evaluation.grounding import (
     THRESHOLD,
     first_box_iou,
+    hits_of,
     is_absent,
     is_listing,
     is_referring,
-    matched,
     says_none,
 )
 from lynx_moe.evaluation.protocol import PROTOCOLS, Answered
@@ -50,7 +50,8 @@ def evaluate(
 
     Returns:
         One entry per protocol ("grounding", "retention"; None when no record is for it), `n`, `seconds`, `dialect`, and
-        `samples`: per record what was asked, true and answered, boxes in original pixels, and whether it was right.
+        `samples`: per record what was asked, true and answered, boxes in original pixels, and whether it was right; of
+        a record about several pictures also `picture`, the number of the one that its boxes lie in, from 0.
     """
     builder = SampleBuilder(processor, dialect)
     records = [record for record in records if askable(record, builder)]
@@ -95,12 +96,13 @@ def _sample(answered: Answered, dialect: Dialect) -> dict:
         "boxes": [list(box.xyxy) for box in boxes],
         "errors": dict(answered.parsed.errors),
     }
+    if record.more:
+        sample["picture"] = record.picture
     if is_referring(record):
         overlap = first_box_iou(answered)
         return sample | {"iou": overlap, "right": overlap >= THRESHOLD}
     if is_listing(record):
-        hits = matched(boxes, record.boxes)
-        return sample | {"right": hits == len(record.boxes) == len(boxes)}
+        return sample | {"right": hits_of(answered) == len(record.boxes) == len(boxes)}
     if is_absent(record):
         return sample | {"right": says_none(answered)}
     return sample | {"right": is_right(answered)}

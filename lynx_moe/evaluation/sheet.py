@@ -15,6 +15,8 @@ def evaluation_sheet(
 ) -> Path:
     """Draw up to `limit` grounding answers of `result`, evenly spread over the records, on one page at `path`.
 
+    Of several pictures the one is shown that the true boxes lie in.
+
     Args:
         result: of `evaluate` on these `records`, in this order.
     """
@@ -27,7 +29,7 @@ def evaluation_sheet(
     chosen = [both[int(k * step)] for k in range(min(limit, len(both)))]
     cells = [
         SheetCell(
-            image=records[number].image(),
+            image=records[number].image(records[number].picture),
             asked=sample["question"],
             truth=[Box(*box) for box in sample["true_boxes"]],
             guess=[Box(*box) for box in sample["boxes"]],

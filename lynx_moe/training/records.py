@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import lynx_moe
-from lynx_moe.data.folder import KINDS
+from lynx_moe.data.folder import KINDS, SEVERAL
 from lynx_moe.errors import ConfigError, RecordError
 from lynx_moe.training.settings import REQUIRED, DataSettings
 
@@ -71,5 +71,5 @@ def _is(made: object, asked: str) -> bool:
         return str(made) == asked
     names = {name.strip() for name in asked.strip("[]").split(",")}
     # Which tasks a kind (or "all") stands for only synth knows; the tasks named beside it must be there.
-    open_ended = names & {"all", *KINDS}
+    open_ended = names & {"all", SEVERAL, *KINDS}
     return names - open_ended <= set(made) if open_ended else names == set(made)

@@ -113,7 +113,7 @@ class LynxTrainer(Trainer):
             # Before the adapted forward: PEFT switches requires_grad off and on around it.
             with torch.no_grad(), self.model.disable_adapter():
                 rows_B = understanding_BL.any(dim=1)
-                asked = rows_of(forward, rows_B)
+                asked = rows_of(forward, rows_B) if one_picture_each(forward, self.model.get_base_model()) else None
                 if asked is None:
                     asked, rows_B = forward, torch.ones_like(rows_B)
                 base = self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
@@ -230,6 +230,18 @@ def remove(folder: Path) -> None:
 def forward_inputs(batch: dict) -> dict:
     """What of a batch the model itself takes."""
     return {name: value for name, value in batch.items() if name not in OURS}
+
+
+def one_picture_each(forward: dict, base: nn.Module) -> bool:
+    """Whether every row has a picture, or none has: else a row with two and a row with none would look like two rows
+    with one, and be cut in the wrong place.
+    """
+    config = base.config
+    token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    if token is None:
+        return False
+    shows_B = (forward["input_ids"] == token).any(dim=1)
+    return bool(shows_B.all() or not shows_B.any())
 
 
 def rows_of(forward: dict, rows_B: torch.Tensor) -> dict | None:

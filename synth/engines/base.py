@@ -17,7 +17,8 @@ from synth.sources.fault import Fault
 if TYPE_CHECKING:
     from synth.settings import Settings
 
-Made = tuple[Scene, list[dict]]
+# A scene with its rows; behind it the neighbours that rows about several pictures need.
+Made = tuple[tuple[Scene, ...], list[dict]]
 
 
 class Engine:
@@ -35,7 +36,7 @@ class Engine:
         return iter(scenes)
 
     def rows(self, made: Iterable[Made]) -> Iterator[Made]:
-        """Yield every scene with the rows that are written."""
+        """Yield every scene, its neighbours behind it, with the rows that are written."""
         return iter(made)
 
     def report(self) -> dict:

@@ -46,17 +46,18 @@ class LlmEngine(AskingEngine):
 
     def rows(self, made: Iterable[Made]) -> Iterator[Made]:
         limit = 2 * self.settings.llm.concurrency
-        for (scene, _), rows in self.ahead.map(made, self._reworded, lambda pair: max(1, len(pair[1])), limit):
-            yield scene, rows
+        for (scenes, _), rows in self.ahead.map(made, self._reworded, lambda pair: max(1, len(pair[1])), limit):
+            yield scenes, rows
 
     async def _reworded(self, made: Made) -> list[dict]:
-        scene, rows = made
+        scenes, rows = made
         pack = load_pack(self.settings.language)
-        terms = terms_of(pack.translate(scene), pack, self._guards)
-        done = await asyncio.gather(*(self._row(scene, row, terms) for row in rows))
+        about = [scenes[: 1 + len(row["more_image_ids"])] for row in rows]
+        terms = {n: terms_of(map(pack.translate, scenes[:n]), pack, self._guards) for n in set(map(len, about))}
+        done = await asyncio.gather(*(self._row(s, row, terms[len(s)]) for s, row in zip(about, rows, strict=True)))
         return [row for row in done if row is not None]
 
-    async def _row(self, scene: Scene, row: dict, terms: Terms) -> dict | None:
+    async def _row(self, scenes: tuple[Scene, ...], row: dict, terms: Terms) -> dict | None:
         if not row["image_id"]:
             return row
         reason = said = ""
@@ -66,7 +67,7 @@ class LlmEngine(AskingEngine):
                     self._messages(row, said), seed=request_seed(row["seed"], row["id"], "llm", attempt),
                     temperature=self.settings.llm.temperature, attempt=attempt, schema=_SCHEMA,
                 )  # fmt: skip
-                reworded, reason, said = self._judged(scene, row, answer, terms)
+                reworded, reason, said = self._judged(scenes, row, answer, terms)
             except Dropped as problem:
                 reworded, reason, said = None, problem.reason, ""
             if reworded is not None:
@@ -83,7 +84,7 @@ class LlmEngine(AskingEngine):
         system = prompts["system"].substitute(language=language, schema=json.dumps(_SCHEMA))
         return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
-    def _judged(self, scene: Scene, row: dict, answer: str, terms: Terms) -> tuple[dict | None, str, str]:
+    def _judged(self, scenes: tuple[Scene, ...], row: dict, answer: str, terms: Terms) -> tuple[dict | None, str, str]:
         """(row, "", "") of an answer that passes, else (None, reason, what to tell the model)."""
         content = read_json(answer[:_FIT])
         if not _is_rewording(content):
@@ -94,10 +95,11 @@ class LlmEngine(AskingEngine):
         steps = [{**step, "text": text} for step, text in zip(row["steps"], content["steps"], strict=True)]
         reworded = {**row, "question": content["question"], "steps": steps, "engine": "llm"}
         try:
-            check_record(reworded, scene.width, scene.height)
+            first, *more = ((scene.width, scene.height) for scene in scenes)
+            check_record(reworded, *first, *more)
         except RecordError as problem:
             return None, "breaks the record format", problem.message
-        if next(faults(reworded, scene), None):
+        if next(faults(reworded, *scenes), None):
             return None, "not borne out by the picture", "it must say what the original says"
         return reworded, "", ""
 

@@ -74,8 +74,8 @@ class TeacherEngine(AskingEngine):
                 yield found
 
     def rows(self, made: Iterable[Made]) -> Iterator[Made]:
-        for scene, rows in made:
-            yield scene, [{**row, "engine": "teacher"} if row["image_id"] else row for row in rows]
+        for scenes, rows in made:
+            yield scenes, [{**row, "engine": "teacher"} if row["image_id"] else row for row in rows]
 
     async def _annotated(self, scene: Scene) -> Scene | Fault | str:
         """The scene as the model sees it, or why there is none: a fault of the picture, or a reason to reject it."""

@@ -16,6 +16,7 @@ from synth.quality.samples import Samples
 from synth.quality.tables import Shard, Tables
 from synth.quality.tally import Counts, Places, TaskTally
 from synth.quality.wordings import Wordings
+from synth.record import named_pictures
 
 _EXAMPLES = 20_000  # questions per task and part that the blind guessers see
 SAID = ("language", "engine", "difficulty")  # columns counted where the records have them
@@ -82,9 +83,13 @@ def gather(tables: Tables, *, looks: bool = True, tick: Callable[[], None] = lam
                     rows.append(row)
         spoken_of: dict[str, str] = {}
         for record in tables.records(shard):
-            _count_record(found, wordings, shard, number, record, sizes.get(record["image_id"]), held_out)
-            if record["image_id"]:
-                spoken_of[record["image_id"]] = record["licence"]
+            shown = [sizes.get(name) for name in named_pictures(record)]
+            _count_record(found, wordings, shard, number, record, shown, held_out)
+            for name in named_pictures(record):
+                if len(shown) == 1:
+                    spoken_of[name] = record["licence"]
+                else:  # of all its pictures together
+                    spoken_of.setdefault(name, record["licence"])
         found.picture_licences.update(spoken_of.values())
         tick()
     found.near = np.array(near, np.uint64).reshape(-1, 2)
@@ -119,8 +124,9 @@ def _count_picture(found: Gathered, wordings: Wordings, shard: Shard, picture: d
 
 
 def _count_record(
-    found: Gathered, wordings: Wordings, shard: Shard, number: int, record: dict, size: tuple[int, int] | None, held_out
-) -> None:
+    found: Gathered, wordings: Wordings, shard: Shard, number: int, record: dict,
+    sizes: list[tuple[int, int] | None], held_out,
+) -> None:  # fmt: skip
     task = record["task"]
     tally = found.tasks.setdefault(task, TaskTally(kind=record["kind"]))
     question = wordings.parse(record["question"])
@@ -135,16 +141,19 @@ def _count_record(
     for name, counter in found.said.items():
         if record.get(name) is not None:
             counter[str(record[name])] += 1
-    boxes = [*(box for step in record["steps"] or () for box in step["boxes"]), *record["boxes"]]
+    steps, picture = record["steps"] or (), record.get("picture") or 0
+    boxes = [(step.get("picture") or 0, box) for step in steps for box in step["boxes"]]
+    boxes += [(picture, box) for box in record["boxes"]]
     tally.boxes[len(boxes)] += 1
     aside = held_out(shard, number, record)
     examples = found.examples.setdefault(task, ([], []))[aside]
     if len(examples) < _EXAMPLES:
         examples.append(Example(question, record["answer"]))
-    if size is not None:
-        for box in boxes:
-            tally.places.add(box, *size)
+    if sizes and None not in sizes:
+        for lies_in, box in boxes:
+            tally.places.add(box, *sizes[lies_in])
         if len(record["boxes"]) == 1:
+            size = sizes[picture]
             x1, y1, x2, y2 = record["boxes"][0]
             single = found.box_examples.setdefault(task, ([], []))[aside]
             if len(single) < _EXAMPLES:

@@ -18,7 +18,7 @@ from synth.quality.figures import figures
 from synth.quality.gather import gather
 from synth.quality.near import THRESHOLD, check_threshold
 from synth.quality.numbers import POINTS, numbers
-from synth.quality.sheets import Shown, contact_sheet, show
+from synth.quality.sheets import SIDE, Shown, contact_sheet, show
 from synth.quality.tables import Tables
 
 
@@ -86,6 +86,7 @@ def _cell(shown: Shown) -> dict:
     picture = _uri(_encoded(shown.picture, "WEBP", method=1, quality=85), "webp")
     return {
         "picture": picture,
+        "several": shown.picture.width > SIDE,
         "question": shown.question,
         "steps": shown.steps,
         "answer": shown.answer,

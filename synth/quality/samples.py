@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass
 
 from synth.quality.tables import Encoded, Tables
+from synth.record import named_pictures
 
 PER_TASK = 12
 _MISSING = Encoded(None, (0, 0))  # a damaged folder: its images table lacks the picture of a record
@@ -14,10 +15,10 @@ _MISSING = Encoded(None, (0, 0))  # a damaged folder: its images table lacks the
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One record to show, with its picture."""
+    """One record to show, with its pictures."""
 
     record: dict
-    picture: Encoded
+    pictures: tuple[Encoded, ...]
 
 
 class Samples:
@@ -40,11 +41,11 @@ class Samples:
         wanted: dict[int, set[str]] = {}
         for heap in self._kept.values():
             for _, _, shard, record in heap:
-                wanted.setdefault(shard, set()).add(record["image_id"])
+                wanted.setdefault(shard, set()).update(named_pictures(record))
         found = {shard: tables.encoded(tables.shards[shard], ids) for shard, ids in sorted(wanted.items())}
         return {
             task: [
-                Sample(record, found[shard].get(record["image_id"], _MISSING))
+                Sample(record, tuple(found[shard].get(name, _MISSING) for name in named_pictures(record)))
                 for _, _, shard, record in sorted(heap)[::-1]
             ]
             for task, heap in sorted(self._kept.items())

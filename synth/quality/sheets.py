@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from synth.quality.hashes import UNREADABLE
 from synth.quality.samples import Sample
+from synth.quality.tables import Encoded
 from synth.record import PLACEHOLDER, POINT
 from synth.scene import Point
 
@@ -34,38 +35,58 @@ class Shown:
 
 
 def show(sample: Sample) -> Shown | None:
-    """Draw the boxes and points of a record into its picture; None where there is no readable picture.
+    """Draw the boxes and points of a record into its pictures, side by side; None where one cannot be read.
 
-    Equal boxes share a number. The picture is scaled so that its longer side is ``SIDE`` pixels.
+    Equal boxes of a picture share a number. Each picture is scaled so that its longer side is ``SIDE`` pixels.
     """
-    if sample.picture.data is None:
-        return None
-    try:
-        with Image.open(io.BytesIO(sample.picture.data)) as image:
-            upright = ImageOps.exif_transpose(image)
-            picture = (image if upright.size != sample.picture.size == image.size else upright).convert("RGB")
-    except UNREADABLE:
+    pictures = list(map(_opened, sample.pictures))
+    if not pictures or None in pictures:
         return None
     record = sample.record
-    boxes: list[tuple[float, ...]] = []
+    boxes: list[tuple[int, tuple[float, ...]]] = []  # picture and box
 
-    def numbered(text: str, own: list[list[float]]) -> str:
-        for box in own:
-            if tuple(box) not in boxes:
-                boxes.append(tuple(box))
-        return PLACEHOLDER.sub(lambda found: f"[{boxes.index(tuple(own[int(found[1])])) + 1}]", text)
+    def numbered(text: str, own: list[list[float]], picture: int | None) -> str:
+        placed = [(picture or 0, tuple(box)) for box in own]
+        boxes.extend(box for box in dict.fromkeys(placed) if box not in boxes)
+        return PLACEHOLDER.sub(lambda found: f"[{boxes.index(placed[int(found[1])]) + 1}]", text)
 
-    points = record.get("question_points") or []
-    question = POINT.sub(
-        lambda found: f"({int(found[1]) + 1})", numbered(record["question"], record.get("question_boxes") or [])
-    )
-    steps = tuple(numbered(step["text"], step["boxes"]) for step in record["steps"] or ())
-    answer = numbered(record["answer"], record["boxes"])
-    return Shown(draw_boxes(picture, boxes, points), question, steps, answer, record["id"])
+    question = numbered(record["question"], record.get("question_boxes") or [], 0)
+    question = POINT.sub(lambda found: f"({int(found[1]) + 1})", question)
+    points = record.get("question_points") or []  # in the first picture
+    steps = tuple(numbered(step["text"], step["boxes"], step.get("picture")) for step in record["steps"] or ())
+    answer = numbered(record["answer"], record["boxes"], record.get("picture"))
+    drawn = [
+        draw_boxes(picture, {n: box for n, (lies_in, box) in enumerate(boxes, 1) if lies_in == k}, () if k else points)
+        for k, picture in enumerate(pictures)
+    ]
+    return Shown(_side_by_side(drawn), question, steps, answer, record["id"])
 
 
-def draw_boxes(picture: Image.Image, boxes: list[tuple[float, ...]], points: Sequence[Point] = ()) -> Image.Image:
-    """Return the picture scaled to ``SIDE`` with numbered boxes, given as xyxy in its original pixels, and points.
+def _opened(encoded: Encoded) -> Image.Image | None:
+    if encoded.data is None:
+        return None
+    try:
+        with Image.open(io.BytesIO(encoded.data)) as image:
+            upright = ImageOps.exif_transpose(image)
+            return (image if upright.size != encoded.size == image.size else upright).convert("RGB")
+    except UNREADABLE:
+        return None
+
+
+def _side_by_side(pictures: list[Image.Image]) -> Image.Image:
+    if len(pictures) == 1:
+        return pictures[0]
+    width = sum(picture.width for picture in pictures) + _GAP * (len(pictures) - 1)
+    row = Image.new("RGB", (width, max(picture.height for picture in pictures)), "white")
+    x = 0
+    for picture in pictures:
+        row.paste(picture, (x, 0))
+        x += picture.width + _GAP
+    return row
+
+
+def draw_boxes(picture: Image.Image, boxes: dict[int, tuple[float, ...]], points: Sequence[Point] = ()) -> Image.Image:
+    """Return the picture scaled to ``SIDE`` with boxes, given by number as xyxy in its original pixels, and points.
 
     The outline lies around the box: its inner edge is the box's edge. A point lies in the middle of its ring.
     """
@@ -74,11 +95,11 @@ def draw_boxes(picture: Image.Image, boxes: list[tuple[float, ...]], points: Seq
     canvas = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(12)
-    for k, box in enumerate(boxes):
+    for number, box in boxes.items():
         x1, y1, x2, y2 = (round(v * size[axis % 2] / picture.size[axis % 2]) for axis, v in enumerate(box))
-        colour = COLOURS[k % len(COLOURS)]
+        colour = COLOURS[(number - 1) % len(COLOURS)]
         pen.rectangle((x1 - 2, y1 - 2, x2 + 1, y2 + 1), outline=colour, width=2)
-        label = str(k + 1)
+        label = str(number)
         width = pen.textlength(label, font=font) + 4
         left, top = max(0, min(x1 - 2, size[0] - width)), max(0, y1 - 16)
         pen.rectangle((left, top, left + width, top + 14), fill=colour)
@@ -102,7 +123,8 @@ def contact_sheet(task: str, shown: list[Shown]) -> Image.Image:
         blocks.append([(kind, part) for kind, text in lines for part in textwrap.wrap(_plain(text), _WRAP) or [""]])
     heights = [max(SIDE, len(block) * _LINE) + _GAP for block in blocks]
     rows = [max(heights[k : k + _COLUMNS]) for k in range(0, len(heights), _COLUMNS)]
-    column = SIDE + _TEXT_WIDTH + 2 * _GAP
+    side = max([SIDE, *(one.picture.width for one in shown)])
+    column = side + _TEXT_WIDTH + 2 * _GAP
     sheet = Image.new("RGB", (_COLUMNS * column + _GAP, 3 * _GAP + _LINE + sum(rows)), "white")
     pen = ImageDraw.Draw(sheet)
     pen.text((_GAP, _GAP), task, fill="black", font=ImageFont.load_default(18))
@@ -112,7 +134,7 @@ def contact_sheet(task: str, shown: list[Shown]) -> Image.Image:
         x = _GAP + (k % _COLUMNS) * column
         sheet.paste(one.picture, (x, y))
         for n, (kind, line) in enumerate(block):
-            pen.text((x + SIDE + _GAP, y + n * _LINE), line, fill=inks[kind], font=font)
+            pen.text((x + side + _GAP, y + n * _LINE), line, fill=inks[kind], font=font)
         if k % _COLUMNS == _COLUMNS - 1:
             y += rows[k // _COLUMNS]
     return sheet

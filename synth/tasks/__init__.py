@@ -25,6 +25,7 @@ from synth.tasks import (  # noqa: F401  (imported for what they register)
     predicate,
     regions,
     relation,
+    several,
     superlative,
     teacher_steps,
     where,

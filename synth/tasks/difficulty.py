@@ -15,22 +15,35 @@ _SMALL = (0.0225, 0.0025)  # share of the picture: COCO's medium (96 px) and sma
 _IDS = frozenset(("target", "anchor", "one", "two", "subject", "object"))  # facts that are the id of one thing
 
 
-def difficulty(scene: Scene | None, facts: Facts, draft: Draft) -> int:
+def difficulty(scene: Scene | tuple[Scene, ...] | None, facts: Facts, draft: Draft) -> int:
     """Return 1 (easy) to 5 (hard).
 
     ``1 + hops + alike + crowd + small``, at most 5:
 
-    - hops: steps before the answer, at most 3;
+    - hops: steps before the answer, and pictures beyond the first, at most 3;
     - alike: other things that share their name with a thing that is meant, at most 2 (for the thing with the most);
-    - crowd: 1 from 5 objects in the picture on, 2 from 10;
-    - small: 1 where the smallest thing meant covers less than 2.25 % of the picture, 2 for less than 0.25 %.
+    - crowd: 1 from 5 objects in the pictures on, 2 from 10;
+    - small: 1 where the smallest thing meant covers less than 2.25 % of its picture, 2 for less than 0.25 %.
 
-    A thing is meant when the facts name its id or when one of the draft's boxes is its box. Without a picture only
-    the steps count.
+    A thing is meant when one of the draft's boxes is its box, or, of one picture, when the facts name its id. Without
+    a picture only the steps count.
     """
-    hops = min(len(draft.steps), 3)
     if scene is None:
-        return 1 + hops
+        return 1 + min(len(draft.steps), 3)
+    scenes = scene if isinstance(scene, tuple) else (scene,)
+    crowd = sum(len(one.objects) for one in scenes)
+    alike = small = 0
+    for picture, one in enumerate(scenes):
+        if meant := _meant(one, picture, facts if len(scenes) == 1 else {}, draft):
+            alike = max(alike, max(meant)[0] - 1)
+            least, whole = min(area for _, area in meant), one.width * one.height
+            small = max(small, (least < _SMALL[0] * whole) + (least < _SMALL[1] * whole))
+    hops = min(len(draft.steps) + len(scenes) - 1, 3)
+    return min(HARDEST, 1 + hops + min(2, alike) + (crowd >= _MANY[0]) + (crowd >= _MANY[1]) + small)
+
+
+def _meant(scene: Scene, picture: int, facts: Facts, draft: Draft) -> list[tuple[int, float]]:
+    """How many share its name, and its area, of every thing of the picture that is meant; one may come twice."""
     if "meant" not in scene.remembered:
         scene.remembered["meant"] = _by_id_and_box(scene)
     by_id, by_box = scene.remembered["meant"]
@@ -38,14 +51,11 @@ def difficulty(scene: Scene | None, facts: Facts, draft: Draft) -> int:
     if "of" in facts:
         meant += [by_id[k] for k in facts["of"] if k in by_id]
     for part in (draft, *draft.steps):
-        meant += [by_box[box] for box in part.boxes if box in by_box]
-    meant += [by_box[box] for box in draft.question_boxes if box in by_box]
-    whole, crowd = scene.width * scene.height, len(scene.objects)
-    hard = 1 + hops + (crowd >= _MANY[0]) + (crowd >= _MANY[1])
-    if meant:
-        alike, least = max(meant)[0], min(area for _, area in meant)
-        hard += min(2, alike - 1) + (least < _SMALL[0] * whole) + (least < _SMALL[1] * whole)
-    return min(HARDEST, hard)
+        if part.picture == picture:
+            meant += [by_box[box] for box in part.boxes if box in by_box]
+    if picture == 0:
+        meant += [by_box[box] for box in draft.question_boxes if box in by_box]
+    return meant
 
 
 def _by_id_and_box(scene: Scene) -> tuple[dict[int, tuple[int, float]], dict[Box, tuple[int, float]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from synth.languages import LANGUAGES, load_pack
 from synth.scene import Caption, Obj, Question, Region, Relation, Scene
@@ -22,7 +23,8 @@ asks with words that somebody wrote about one place. Difficulty goes from 1 to 5
 A point is drawn anywhere well inside its thing: on its pixels where the source drew it itself, else in the middle half
 of its box and in no other thing's box. `find_word` and `read_word` need words on the picture (`rendered.text=0.3`).
 
-There are no questions about several pictures at once: a record has one picture.
+Tasks about two pictures are asked only when they are named, or with the word `several` (`task=several`,
+`task=[all,several]`): `all` and the kinds stand for tasks about one picture.
 """
 _DRAWS = 10  # of an annotated scene, before a task counts as not asked of it
 _PICTURES = 60  # looked through for an example
@@ -33,13 +35,18 @@ def markdown() -> str:
     drawn = [RenderedSource(RenderedOptions(objects=[3, 6])).scene(k, "gallery", 0) for k in range(_PICTURES)]
     written = [RenderedSource(RenderedOptions(text=0.5)).scene(k, "gallery", 0) for k in range(_DRAWS)]
     scenes = [*drawn, *[_annotated()] * _DRAWS, *written]
-    rows = ["| task | kind | not all annotated | instances missing |", "|---|---|---|---|"]
-    photographs = [[_annotated(complete=False, exhaustive=listed)] * _DRAWS for listed in (True, False)]
+    rows = ["| task | kind | pictures | not all annotated | instances missing |", "|---|---|---|---|---|"]
+    photographs = []
+    for listed in (True, False):
+        whole = _annotated(complete=False, exhaustive=listed)
+        fewer = replace(whole, objects=whole.objects[:3], relations=[], regions=[], captions=[], questions=[])
+        photographs.append([whole, fewer] * _DRAWS)
     sections = []
     for name, task in sorted(TASKS.items()):
-        asked = ["yes" if _first(name, photograph, "en") else "no" for photograph in photographs]
+        asked = ["yes" if _first(name, scenes, "en") else "no" for scenes in photographs]
         asked = asked if task.needs_image else ["text alone"] * len(asked)
-        rows.append(f"| [{name}](#{name}) | {task.kind} | {' | '.join(asked)} |")
+        pictures = task.pictures if task.needs_image else "none"
+        rows.append(f"| [{name}](#{name}) | {task.kind} | {pictures} | {' | '.join(asked)} |")
         sections.append(f"## {name}\n")
         for language in LANGUAGES:
             if name in load_pack(language).tasks:
@@ -48,10 +55,12 @@ def markdown() -> str:
 
 
 def _first(name: str, scenes: list[Scene], language: str) -> Draft | None:
-    """The draft of the first scene that has one, the hardest of that scene."""
-    pack = load_pack(language)
-    for k, scene in enumerate(scenes):
-        told = TASKS[name].ask(pack.translate(scene), random.Random(f"gallery/{name}/{k}"), "train", pack)
+    """The draft of the first scene (or of so many scenes in a row) that has one, the hardest of that scene."""
+    pack, pictures = load_pack(language), TASKS[name].pictures
+    for k in range(len(scenes) - pictures + 1):
+        about = tuple(map(pack.translate, scenes[k : k + pictures]))
+        asked = about if pictures > 1 else about[0]
+        told = TASKS[name].ask(asked, random.Random(f"gallery/{name}/{k}"), "train", pack)
         if told:
             return max((draft for _, draft in told), key=lambda draft: draft.difficulty)
     return None

@@ -47,7 +47,7 @@ def test_sample_is_what_the_processor_makes_in_one_call(make, records):
         sample = builder(record)
         turns = messages(
             question_text(record, builder.dialect),
-            with_image=record.has_image,
+            pictures=len(record.sizes),
             answer=target_text(record, builder.dialect),
         )
         text = processor.apply_chat_template(turns)
@@ -70,7 +70,7 @@ def test_prompt_ends_exactly_where_learning_begins(processor, records):
     builder = SampleBuilder(processor, PercentDialect())
     for record, prompt in zip(records, builder.prompts(records), strict=True):
         sample = builder(record)
-        ids = builder.spread(prompt, record.size)
+        ids = builder.spread(prompt, record.sizes)
         assert sample["input_ids"][: len(ids)].tolist() == ids.tolist()
         assert (sample["labels"][: len(ids)] == -100).all() and sample["labels"][len(ids)] != -100
 

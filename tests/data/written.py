@@ -26,6 +26,10 @@ RECORD = {
 }
 BOXES = pa.list_(pa.list_(pa.float64()))
 STEP = pa.struct([("text", pa.string()), ("boxes", BOXES), ("objects", pa.list_(pa.string()))])
+SEVERAL = {  # columns that folders of an older synth lack
+    "steps": pa.list_(pa.struct([*STEP, ("picture", pa.int32())])), "question_boxes": BOXES,
+    "more_image_ids": pa.list_(pa.string()), "picture": pa.int32(),
+}  # fmt: skip
 
 
 def picture(image_id: str, size: tuple[int, int], colour: tuple[int, int, int] = (120, 80, 40)) -> dict:
@@ -54,9 +58,10 @@ def write_folder(
         (folder / table).mkdir(parents=True, exist_ok=True)
     for number, (records, pictures) in enumerate(shards):
         name = f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
-        schema = pa.schema(
-            [(k, {"steps": pa.list_(STEP), "boxes": BOXES}.get(k, pa.string())) for k in ["id", *RECORD]]
-        )
+        types = {"steps": pa.list_(STEP), "boxes": BOXES}
+        if any(set(row) & set(SEVERAL) > {"steps"} for row in records):
+            types |= SEVERAL
+        schema = pa.schema([(k, types.get(k, pa.string())) for k in dict.fromkeys(["id", *RECORD, *types])])
         pq.write_table(pa.Table.from_pylist(records, schema), folder / "records" / name)
         if pictures:
             pq.write_table(pa.Table.from_pylist(pictures), folder / "images" / name)
@@ -97,3 +102,27 @@ def small_folder(folder: Path) -> Path:
         [picture("c", (32, 32), (0, 0, 255))],
     )  # fmt: skip
     return write_folder(folder, [first, second])
+
+
+def two_pictures(folder: Path) -> Path:
+    """Two pictures of other sizes: records about each, one about both, one of text only."""
+    rows = [
+        record(0, image_id="a", boxes=[[4.0, 4.0, 20.0, 20.0]]),
+        record(
+            1,
+            id="train/test/0/which_picture/0",
+            image_id="a",
+            more_image_ids=["b"],
+            picture=1,
+            task="which_picture",
+            question="The first has it at {box:0}. Which picture has more?",
+            question_boxes=[[2.0, 4.0, 20.0, 20.0]],
+            steps=[{"text": "The first has it at {box:0}.", "boxes": [[1.0, 2.0, 40.0, 30.0]], "picture": 0}],
+            answer="It is at {box:0}.",
+            boxes=[[4.0, 1.0, 20.0, 6.0]],
+        ),
+        record(2, image_id="b", question="Find the ring.", boxes=[[2.0, 2.0, 20.0, 30.0]]),
+        record(3, image_id="a", task="count", kind="understanding", question="How many?", answer="2", phrase=""),
+        record(4, task="words", kind="understanding", question="What is one?", answer="one", phrase=""),
+    ]
+    return write_folder(folder, [(rows, [picture("a", (48, 32)), picture("b", (24, 40), (10, 200, 90))])])

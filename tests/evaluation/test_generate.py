@@ -35,7 +35,7 @@ def test_batched_answers_are_those_of_single_prompts(base, records):
 def test_single_answer_is_greedy_decoding_by_hand(base, records):
     model, builder = base
     record = records[0]
-    ids = torch.from_numpy(builder.spread(builder.prompts([record])[0], record.size))[None]
+    ids = torch.from_numpy(builder.spread(builder.prompts([record])[0], record.sizes))[None]
     pixels = builder.pixels(record.image())
     written = []
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_truth_is_never_shown(base, records):
 def test_probabilities_are_those_of_the_chosen_tokens(base, records):
     model, builder = base
     answer = ask(base, [records[0]], with_probabilities=True)[0]
-    prompt = builder.spread(builder.prompts([records[0]])[0], records[0].size).tolist()
+    prompt = builder.spread(builder.prompts([records[0]])[0], records[0].sizes).tolist()
     ids = torch.tensor([prompt + list(answer.ids)])
     with torch.no_grad():
         logits = model(input_ids=ids, **builder.pixels(records[0].image())).logits[0]

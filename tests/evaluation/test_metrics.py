@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 
 from lynx_moe.data import target_text
-from lynx_moe.data.records import Record, Step
+from lynx_moe.data.records import Picture, Record, Step
 from lynx_moe.errors import ConfigError
 from lynx_moe.evaluation import PROTOCOLS, Answered, compare, mcnemar_p, normalise, print_report, report_table
 from lynx_moe.evaluation.grounding import is_absent, matched
+from lynx_moe.evaluation.protocol import named_pictures
 from lynx_moe.families.dialects import PercentDialect
 from lynx_moe.grounding import iou
+from synth.languages import LANGUAGES, load_pack
 
 DIALECT = PercentDialect()
 SIZE = (100, 100)
@@ -194,3 +196,43 @@ def test_report_shows_both_columns_and_the_flips(capsys):
     assert "0.625" in shown and "0 lost, 1 won of 2" in shown and "inverted 2" in shown
     assert len(report_table(None, after).columns) == 3
     json.dumps([before, after])
+
+
+def of_two(answer="The star is in the second picture, at {box:0}.", **changes):
+    """A record about a picture of 100 x 100 and one of 200 x 50 pixels, whose answer lies in the second."""
+    more = (Picture("b", (200, 50), lambda: None),)
+    return record(answer=answer, boxes=((20.0, 5.0, 100.0, 25.0),), more=more, picture=1, **changes)
+
+
+def test_boxes_are_read_in_the_frame_of_the_picture_of_the_true_ones():
+    true = "The star is in the second picture, at [10, 10, 50, 50]."
+    assert target_text(of_two(), DIALECT) == true
+    numbers = score((of_two(), true))
+    assert (numbers["acc50"], numbers["mean_iou"], numbers["errors"]) == (1.0, 1.0, {})
+
+
+@pytest.mark.parametrize("said", ["is in the first picture", "is there", "is in the first or the second picture"])
+def test_the_right_box_in_the_wrong_picture_is_wrong(said):
+    numbers = score((of_two(), f"The star {said}, at [10, 10, 50, 50]."))
+    assert (numbers["acc50"], numbers["errors"], numbers["unreadable"]) == (0.0, {"other_picture": 1}, 0.0)
+
+
+def test_where_the_question_tells_the_picture_the_answer_need_not():
+    for said in ("It is at", "In the second picture, at"):
+        assert score((of_two("It is at {box:0}."), f"{said} [10, 10, 50, 50]."))["acc50"] == 1.0
+    step = Step("The first picture shows it at {box:0}.", ((0.0, 0.0, 50.0, 50.0),))
+    there = "Step 1: The first picture shows it at [0, 0, 50, 50]. Step 2: It is at [10, 10, 50, 50]."
+    numbers = score((of_two("It is at {box:0}.", steps=(step,)), there))
+    assert numbers["acc50"] == numbers["steps"]["acc50"] == 1.0
+
+
+def test_listings_in_another_picture_find_nothing():
+    several = of_two("All are in the second picture: {box:0}.", task="find_all")
+    for said, f1 in (("second", 1.0), ("first", 0.0)):
+        assert score((several, f"All are in the {said} picture: [10, 10, 50, 50]."))["find_all"]["f1"] == f1
+
+
+def test_pictures_are_known_by_what_every_language_calls_them():
+    for language in LANGUAGES:
+        words = load_pack(language).words
+        assert [named_pictures(words[order]) for order in ("first", "second")] == [{0}, {1}]

@@ -29,8 +29,8 @@ class Parrot(torch.nn.Module):
         self.answers = {}
         for record in records:
             tokens = builder.tokens([record])[0]
-            ids = builder.spread(tokens, record.size).tolist()
-            prompt = builder.spread(builder.prompts([record])[0], record.size).tolist()
+            ids = builder.spread(tokens, record.sizes).tolist()
+            prompt = builder.spread(builder.prompts([record])[0], record.sizes).tolist()
             self.answers[tuple(prompt)] = ids[len(prompt) :]
         self.end = builder.tokenizer.eos_token_id
 

@@ -20,10 +20,13 @@ def thing(k: int, name: str, *box: float, depth: float | None = None, traits=(),
     return Obj(id=k, name=name, box=box, attributes=attributes, depth=depth, traits=traits)
 
 
-def drafts(task: str, here: Scene, *, split: str = "train", draws: int = 40, language: str = "en") -> list:
-    """Every draft that the task has for the scene, over many draws."""
+def drafts(
+    task: str, here: Scene | tuple[Scene, ...], *, split: str = "train", draws: int = 40, language: str = "en"
+) -> list:
+    """Every draft that the task has for the scene, or for several, over many draws."""
     pack = load_pack(language)
-    told = (TASKS[task].ask(pack.translate(here), random.Random(k), split, pack) for k in range(draws))
+    spoken = tuple(map(pack.translate, here)) if isinstance(here, tuple) else pack.translate(here)
+    told = (TASKS[task].ask(spoken, random.Random(k), split, pack) for k in range(draws))
     return [draft for one in told for _, draft in one]
 
 

@@ -29,11 +29,15 @@ COLUMNS = (("far left", 0, 27), ("left", 27, 42), ("centre", 42, 58), ("right", 
 
 @dataclass
 class Told:
-    """What is right: boxes of the answer and of each step, and the answer's words (None: any)."""
+    """What is right: boxes of the answer and of each step, and the answer's words (None: any).
+
+    Of several pictures: in which of them the boxes of the answer and of each step lie.
+    """
 
     boxes: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     answer: str | None = None
+    pictures: list = field(default_factory=lambda: [0])
 
 
 def phrases(text: str) -> list[list[str]]:
@@ -301,3 +305,36 @@ def shown(scene, record):
     if record["task"] == "find_at_point":
         return Told(boxes([obj]))
     return Told(answer=obj.name.split('"')[1] if record["task"] == "read_word" else article(said(obj)))
+
+
+def which_picture(pair, question):
+    found = [meant(scene, phrases(question)[0]) for scene in pair]
+    k = int(not found[0])
+    (target,) = found[k]
+    assert not found[1 - k]
+    phrase = " ".join(phrases(question)[0])
+    steps = [boxes([target]) if n == k else [] for n in range(2)]
+    return Told(boxes([target]), steps, f"The {phrase} is in the {ORDINALS[k]} picture, at {{box:0}}.", [k, 0, 1])
+
+
+def same(pair, box):
+    """What of the second picture is of the kind that a question's box shows in the first."""
+    (shown,) = [o for o in pair[0].objects if list(o.box) == list(box)]
+    (target,) = meant(pair[1], [shown.name])
+    return Told(boxes([target]), [boxes([shown])], f"The {shown.name} is at {{box:0}}.", [1, 0])
+
+
+def more_in(pair, question):
+    n, m = (len(meant(scene, phrases(question)[-1])) for scene in pair)
+    assert n or m
+    return Told(answer="equally many" if n == m else "first" if n > m else "second")
+
+
+def difference(pair, question):
+    k = ("first", "second").index(re.search("first|second", question)[0]) ^ ("missing" in question)
+    others = {o.name for o in pair[1 - k].objects}
+    alone = dict.fromkeys(o.name for o in in_reading_order(pair[k], ["thing"]) if o.name not in others)
+    return Told(answer=listed([article(name) for name in alone]))
+
+
+TELL_OF_TWO = {"which_picture": which_picture, "more_in": more_in, "difference": difference}

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import defaultdict
+from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -75,15 +76,35 @@ def test_what_is_told_passes_the_checker_and_never_contradicts_itself(scene, lan
     assert all(len(answers) == 1 for answers in told.values()), {k: v for k, v in told.items() if len(v) > 1}
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    first=scenes(), second=scenes(), language=st.sampled_from(["en", "ja"]), split=st.sampled_from(["train", "unseen"])
+)
+def test_what_is_told_of_two_pictures_passes_the_checker_and_never_contradicts_itself(first, second, language, split):
+    pair = (first, replace(second, index=1))
+    told = defaultdict(set)
+    stored = [scene_from(make_picture(each, "a/b/c")) for each in pair]
+    for seed in range(3):
+        chosen = Settings(language=language, split=split, seed=seed, task="several")
+        for record in scene_records(first, chosen, chosen.task_names(), {2: pair})[0]:
+            assert list(faults(record, *stored)) == [], record
+            assert list(faults(record, stored[0])) and list(faults(record, None)), "a record about two needs both"
+            key = record["task"], record["question"], str(record["question_boxes"])
+            told[key].add((record["answer"], str(record["boxes"]), record["picture"]))
+    assert all(len(answers) == 1 for answers in told.values()), {k: v for k, v in told.items() if len(v) > 1}
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(scene=scenes(), other=scenes())
 def test_facts_of_another_picture_are_refused_or_told_by_the_rules(scene, other):
     """`tell` never trusts its facts: no exception, no box out of the picture."""
     pack = load_pack("en")
     for name, task in TASKS.items():
-        for facts, _ in task.ask(other, random.Random(0), "train", pack) if task.needs_image else ():
-            draft = task.draft(scene, facts, SayAll(pack, name))
+        here, there = ((scene, other), (other, scene)) if task.pictures == 2 else (scene, other)
+        for facts, _ in task.ask(there, random.Random(0), "train", pack) if task.needs_image else ():
+            draft = task.draft(here, facts, SayAll(pack, name))
             if draft is not None:
                 about = {"task": name, "kind": task.kind, "image_id": "i", "split": "train", "language": "en"}
-                row = make_record(draft, facts=facts, scene=scene, seed="s", k=0, **about)
-                check_record(row, scene.width, scene.height)
+                more = here[1:] if task.pictures == 2 else ()
+                row = make_record(draft, facts=facts, scene=scene, seed="s", k=0, more=more, **about)
+                check_record(row, scene.width, scene.height, *((each.width, each.height) for each in more))

@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -100,10 +101,11 @@ def records():
     scenes += [RenderedSource(RenderedOptions(text=0.6)).scene(k, "grammar", 1) for k in range(12)]
     for language in LANGUAGES:
         for split in ("train", "unseen"):
-            settings = Settings(language=language, split=split)
+            settings = Settings(language=language, split=split, task=["all", "several"])
             names = [name for name in settings.task_names() if name not in ("words", "numbers")]
-            for scene in scenes:
-                found[language] += scene_records(scene, settings, names)[0]
+            for scene, other in zip(scenes, [*scenes[1:], scenes[0]], strict=True):
+                pair = {2: (scene, replace(other, index=scene.index + 1))}
+                found[language] += scene_records(scene, settings, names, pair)[0]
     return found
 
 
@@ -170,5 +172,6 @@ def test_new_tasks_are_asked_in_many_ways(language):
 
 NEW = (
     "find_attribute", "ordinal", "superlative", "multi_hop", "predicate", "compare_counts", "odd_one_out",
-    "name_region", "describe_region", "find_region", "refer", "grounded_caption", "nearer", "in_front",
+    "name_region", "describe_region", "find_region", "refer", "grounded_caption", "nearer", "in_front", "which_picture",
+    "same_in_both", "more_in", "difference",
 )  # fmt: skip

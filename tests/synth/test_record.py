@@ -15,11 +15,11 @@ from synth.tasks import Draft, Step
 def row(**changes):
     good = {
         "id": "train/rendered/0/find_one/0", "image_id": "train/rendered/0", "question": "Where is the cat?",
-        "steps": [{"text": "Find the cat {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "objects": ["cat"]}],
+        "steps": [{"text": "Find the cat {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "objects": ["cat"], "picture": 0}],
         "answer": "The cat is at {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "phrase": "the cat", "task": "find_one",
         "kind": "grounding", "source": "rendered", "split": "train", "licence": "CC0", "seed": "0/train/find_one/0",
         "facts": '{"target": 3}', "language": "en", "engine": "template", "question_boxes": [],
-        "question_points": [], "difficulty": 1,
+        "question_points": [], "difficulty": 1, "more_image_ids": [], "picture": 0,
     }  # fmt: skip
     return {**good, **changes}
 
@@ -32,7 +32,10 @@ def test_a_good_row_passes():
     "changes, said",
     [
         ({"answer": "At {box:1}."}, "points at box 1 of 1"),
-        ({"steps": [{"text": "See {box:0}.", "boxes": [], "objects": []}]}, "step 1 points at box 0 of 0"),
+        (
+            {"steps": [{"text": "See {box:0}.", "boxes": [], "objects": [], "picture": 0}]},
+            "step 1 points at box 0 of 0",
+        ),
         ({"boxes": [[1, 2, 3, 11]]}, "outside"),
         ({"boxes": [[-1, 2, 3, 4]]}, "outside"),
         ({"boxes": [[3, 2, 1, 4]]}, "empty"),
@@ -70,18 +73,35 @@ def test_a_good_row_passes():
             "question has points",
         ),
         ({"answer": "It is at {point:0}."}, "answer has a point"),
-        ({"steps": [{"text": "See {point:0}.", "boxes": [], "objects": []}]}, "step 1 has a point"),
+        ({"steps": [{"text": "See {point:0}.", "boxes": [], "objects": [], "picture": 0}]}, "step 1 has a point"),
         ({"question": " "}, "empty"),
         ({"answer": ""}, "empty"),
         ({"kind": "understanding"}, "about understanding"),
         ({"kind": "gronding"}, "gronding"),
         ({"image_id": ""}, "no picture"),
+        ({"picture": 1}, "answer lies in picture 1 of 1"),
+        ({"more_image_ids": ["train/rendered/1"]}, "about 1 different ones"),
     ],
 )
 def test_a_broken_row_is_refused_and_names_the_task(changes, said):
     with pytest.raises(RecordError) as caught:
         check_record(row(**changes), 10, 10)
     assert said in str(caught.value) and "find_one" in str(caught.value)
+
+
+def test_boxes_are_held_against_the_picture_they_lie_in():
+    second = {"more_image_ids": ["train/rendered/1"], "picture": 1, "boxes": [[1.0, 2.0, 30.0, 40.0]]}
+    check_record(row(**second), 10, 10, (50, 50))
+    for broken, said in (
+        ({"picture": 0}, "outside the 10 x 10 picture"),
+        ({"picture": 2}, "picture 2 of 2"),
+        ({"steps": [{**row()["steps"][0], "boxes": [[1, 2, 30, 40]]}]}, "step 1 has a box that is"),
+        ({"question": "See {box:0}.", "question_boxes": [[1, 2, 30, 40]]}, "question has a box that is"),
+        ({"more_image_ids": ["train/rendered/0"]}, "different ones"),
+        ({"more_image_ids": []}, "different ones"),
+    ):
+        with pytest.raises(RecordError, match=said):
+            check_record(row(**{**second, **broken}), 10, 10, (50, 50))
 
 
 def test_a_question_may_show_boxes_of_its_own():

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from synth.settings import Settings
-from synth.shard import scene_records
+from synth.shard import grouped, scene_records
 from synth.sources.rendered import RenderedOptions, RenderedSource
 from synth.tasks import TASKS
 from tests.synth import oracle
@@ -38,29 +38,38 @@ INK = {
 def asked(request):
     """(scene, its records) of every picture of a set."""
     count, options = SETS[request.param]
-    settings = Settings(split="unseen" if request.param == "unseen" else "train", rendered=options)
+    split = "unseen" if request.param == "unseen" else "train"
+    settings = Settings(split=split, rendered=options, task=["all", "several"])
     names = [name for name in settings.task_names() if name not in NOT_ASKED]
     source = RenderedSource(options)
     scenes = [source.scene(k, request.param, 5) for k in range(count)]
-    return [(scene, scene_records(scene, settings, names)[0]) for scene in scenes]
+    return [(scene, scene_records(scene, settings, names, groups)[0], groups.get(2))
+            for scene, groups in grouped(scenes, 0, names)]  # fmt: skip
 
 
 def test_every_answer_is_derived_again_from_the_question(asked):
     told = Counter()
-    for scene, records in asked:
+    for scene, records, pair in asked:
         for record in records:
             if record["task"] in SHOWN:
                 right = oracle.shown(scene, record)
+            elif record["task"] == "same_in_both":
+                right = oracle.same(pair, record["question_boxes"][0])
+            elif record["more_image_ids"]:
+                right = oracle.TELL_OF_TWO[record["task"]](pair, record["question"])
             else:
                 right = oracle.TELL[record["task"]](scene, record["question"])
             label = f"{record['id']}: {record['question']} -> {record['answer']}"
             assert record["boxes"] == right.boxes, label
             assert [step["boxes"] for step in record["steps"]] == right.steps, label
             assert right.answer in (None, record["answer"]), f"{label}, not {right.answer}"
+            lie_in = [record["picture"], *(step["picture"] for step in record["steps"])]
+            assert right.pictures == lie_in if record["more_image_ids"] else not any(lie_in), label
             told[record["task"]] += 1
-    words = any(obj.kind == "text" for scene, _ in asked for obj in scene.objects)
+    words = any(obj.kind == "text" for scene, _, _ in asked for obj in scene.objects)
     assert set(told) == set(TASKS) - NOT_HERE - NOT_ASKED - (set() if words else {"find_word", "read_word"})
-    assert min(told.values()) >= len(asked) / (20 if words else 10), told
+    rare = {name for name, task in TASKS.items() if task.pictures == 2}  # half as many pairs as pictures
+    assert all(n >= len(asked) / (20 if words or name in rare else 10) for name, n in told.items()), told
 
 
 @pytest.mark.parametrize("options", [options for _, options in SETS.values()], ids=SETS)
@@ -79,7 +88,7 @@ def test_size_words_are_what_boxes_say(options):
 
 
 def test_boxes_and_colours_are_what_the_pixels_show(asked):
-    for scene, _ in asked[:40]:
+    for scene, *_ in asked[:40]:
         pixels = np.asarray(Image.open(io.BytesIO(scene.image_bytes()[0])).convert("RGB"), float)
         for obj in scene.objects:
             rows, columns = np.flatnonzero(obj.mask.any(1)), np.flatnonzero(obj.mask.any(0))

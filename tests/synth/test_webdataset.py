@@ -12,6 +12,7 @@ from PIL import Image
 import synth
 from synth.__main__ import main
 from synth.errors import OutputExistsError, SettingsError, SourceError
+from synth.record import named_pictures
 from synth.settings import Settings
 from synth.sources.options import FolderOptions
 from synth.webdataset import to_webdataset
@@ -123,3 +124,26 @@ def test_no_split_is_called_like_the_texts_of_another(tmp_path):
         synth.make(Settings(out=str(tmp_path / "data"), split=split, size=2, task=["exists", "numbers"]))
     assert to_webdataset(tmp_path / "data", tmp_path / "wds") == {"train": 2 + 4, "train_text": 2 + 4}
     assert len(list((tmp_path / "wds").glob("*.tar"))) == 4
+
+
+def test_a_group_of_pictures_is_one_sample_with_all_that_is_asked_of_it(tmp_path, monkeypatch):
+    import datasets
+
+    out = tmp_path / "data"
+    synth.make(Settings(out=str(out), size=7, shard_size=4, task=["find_one", "several"]))
+    counts = to_webdataset(out, tmp_path / "wds")
+    stored = [row for path in sorted((out / "records").glob("*")) for row in pq.read_table(path).to_pylist()]
+    groups = {tuple(named_pictures(row)) for row in stored if row["more_image_ids"]}
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    files = sorted(str(path) for path in (tmp_path / "wds").glob("train.several-*.tar"))
+    read = list(datasets.load_dataset("webdataset", data_files=files, split="train", streaming=True))
+    assert {tuple(p["image_id"] for p in sample["json"]["pictures"]) for sample in read} == groups and len(read) == 3
+    for sample in read:
+        for k, said in enumerate(sample["json"]["pictures"]):
+            assert sample[f"{k}.jpg"].size == (said["width"], said["height"])
+        assert all(
+            named_pictures(r) == [p["image_id"] for p in sample["json"]["pictures"]] for r in sample["json"]["records"]
+        )
+    assert sum(len(sample["json"]["records"]) for sample in read) == sum(bool(row["more_image_ids"]) for row in stored)
+    alone = {row["image_id"] for row in stored if not row["more_image_ids"]}
+    assert counts == {"train": len(alone) + len(groups)}

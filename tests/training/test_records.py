@@ -80,7 +80,9 @@ def test_real_synth_leaves_splits_behind(tmp_path):
     assert set(splits_in(folder)) == {"train"} and splits_in(folder)["train"]["size"] == 2
 
 
-@pytest.mark.parametrize("task", ["find_one", "[find_one,relation]", "[find_one,understanding]", "all"])
+@pytest.mark.parametrize(
+    "task", ["find_one", "[find_one,relation]", "[find_one,understanding]", "[find_one,several]", "all"]
+)
 def test_data_of_these_tasks_is_taken_again_and_of_others_is_not(tmp_path, task):
     def settings(task):
         made = ["source=rendered", "size=2", f"task={task}"]

@@ -111,11 +111,13 @@ class Terms:
         return next((text[at:end] for end in ends if text[at:end] in self.canon and _WORD_ENDS.match(text, end)), "")
 
 
-def terms_of(scene: Scene, pack: Pack, guards: Guards) -> Terms:
-    """Return the terms of a scene that ``pack`` has translated: of it, of its vocabulary and of the language."""
-    names = {name for obj in scene.objects for name in (obj.name, *obj.traits, *obj.attributes.values())}
-    names |= {*scene.vocabulary, *scene.colours, *pack.words.values(), *pack.names.values()}
-    names |= {relation.predicate for relation in scene.relations} | ({scene.background} if scene.background else set())
+def terms_of(scenes: Iterable[Scene], pack: Pack, guards: Guards) -> Terms:
+    """Return the terms of scenes that ``pack`` has translated: of them, of their vocabularies and of the language."""
+    names = {*pack.words.values(), *pack.names.values()}
+    for scene in scenes:
+        names |= {name for obj in scene.objects for name in (obj.name, *obj.traits, *obj.attributes.values())}
+        names |= {*scene.vocabulary, *scene.colours, *(relation.predicate for relation in scene.relations)}
+        names |= {scene.background} if scene.background else set()
     canon = {form: name for name, forms in guards.terms.items() for form in forms}
     for name in sorted(name.lower() for name in names):
         if name and name not in guards.free:

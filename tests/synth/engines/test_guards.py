@@ -25,7 +25,7 @@ SCENE = Scene(
 
 
 def reasons(old, new, *, steps=(), new_steps=None, answer="It is somewhere."):
-    terms = terms_of(SCENE, load_pack("en"), load_guards("en"))
+    terms = terms_of([SCENE], load_pack("en"), load_guards("en"))
     new_steps = list(steps if new_steps is None else new_steps)
     found = complaints(
         {"question": old, "steps": list(steps)}, {"question": new, "steps": new_steps}, answer, terms, "en"
@@ -138,7 +138,7 @@ def test_every_wording_of_the_pack_passes_as_it_is_and_no_other_question_passes_
     tried = passed = 0
     for index in range(3):
         scene = RenderedSource().scene(index, "train", 0)
-        terms = terms_of(load_pack("en").translate(scene), load_pack("en"), load_guards("en"))
+        terms = terms_of([load_pack("en").translate(scene)], load_pack("en"), load_guards("en"))
         rows = [r for r in scene_records(scene, settings, settings.task_names())[0] if r["image_id"]]
         texts = [{"question": r["question"], "steps": [s["text"] for s in r["steps"]]} for r in rows]
         for row, text in zip(rows, texts, strict=True):

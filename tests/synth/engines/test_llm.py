@@ -295,3 +295,17 @@ def test_a_key_that_would_travel_in_clear_text_is_warned_of(monkeypatch):
 
     assert warned("http://far.example/v1")
     assert not warned("https://far.example/v1") and not warned("http://localhost:8000/v1")
+
+
+def test_questions_about_several_pictures_are_reworded_and_pass_the_checker_of_both(tmp_path):
+    with serving(honest) as server:
+        entry = synth.make(settings(tmp_path / "d", llm(server.url), task="several"), console=quiet())["splits"][
+            "train"
+        ]
+    found = rows(tmp_path / "d")
+    assert found and {row["engine"] for row in found} == {"llm"} and entry["rejected"] == {}
+    scenes = {picture["image_id"]: scene_from(picture) for picture in rows(tmp_path / "d", "images")}
+    for row in found:
+        about = [scenes[name] for name in (row["image_id"], *row["more_image_ids"])]
+        assert list(faults(row, *about)) == [] and list(faults({**row, "picture": 1 - row["picture"]}, *about))
+    assert {row["task"] for row in found} >= {"more_in", "which_picture"}

@@ -58,7 +58,7 @@ def reported(hand_made, tmp_path):
 def test_boxes_are_drawn_around_the_thing_and_not_elsewhere():
     picture = Image.new("RGB", (64, 128), (240, 240, 240))
     picture.paste(RED, (10, 40, 30, 90))
-    drawn = draw_boxes(picture, [(10, 40, 30, 90)])
+    drawn = draw_boxes(picture, {1: (10, 40, 30, 90)})
     assert drawn.size == (SIDE // 2, SIDE)  # twice as large
     blue = np.all(np.abs(np.asarray(drawn, int) - (0xE6, 0x19, 0x4B)) < 4, axis=2)
     blue[:80] &= False  # the label stands above the box
@@ -73,13 +73,13 @@ def test_texts_point_at_the_boxes_by_number_and_equal_boxes_share_one():
         "id": "a", "question": "Q?", "answer": "From {box:1} to {box:0}.", "boxes": [[1, 1, 9, 9], [2, 2, 20, 20]],
         "steps": [{"text": "First {box:0}.", "boxes": [[2, 2, 20, 20]], "objects": []}],
     }  # fmt: skip
-    shown = show(Sample(record, Encoded(png(Image.new("RGB", (40, 30))), (40, 30))))
+    shown = show(Sample(record, (Encoded(png(Image.new("RGB", (40, 30))), (40, 30)),)))
     assert (shown.steps, shown.answer) == (("First [1].",), "From [1] to [2].")
 
 
 def test_a_sample_without_a_readable_picture_is_left_out():
     record = {"id": "a", "question": "Q?", "answer": "A", "boxes": [], "steps": []}
-    assert [show(Sample(record, Encoded(data, (9, 9)))) for data in (None, b"no picture")] == [None, None]
+    assert [show(Sample(record, (Encoded(data, (9, 9)),))) for data in (None, b"no picture")] == [None, None]
 
 
 def test_the_sheet_of_a_made_dataset_shows_red_inside_every_box(reported):
@@ -233,7 +233,7 @@ def test_a_picture_is_shown_in_the_frame_of_its_boxes():
         "steps": [],
         "question_boxes": [[0, 0, 9, 9]],
     }
-    lying, upright = (show(Sample(record, Encoded(buffer.getvalue(), size))) for size in ((40, 30), (30, 40)))
+    lying, upright = (show(Sample(record, (Encoded(buffer.getvalue(), size),))) for size in ((40, 30), (30, 40)))
     assert (lying.picture.size, upright.picture.size) == ((256, 192), (192, 256)) and lying.question == "Q [1]?"
 
 
@@ -242,7 +242,7 @@ def test_points_of_the_question_are_drawn_and_numbered():
         "id": "a", "question": "{point:1}, {point:0} or {box:0}?", "answer": "A", "boxes": [], "steps": [],
         "question_boxes": [[0, 0, 9, 9]], "question_points": [[20, 15], [35, 5]],
     }  # fmt: skip
-    shown = show(Sample(record, Encoded(png(Image.new("RGB", (40, 30))), (40, 30))))
+    shown = show(Sample(record, (Encoded(png(Image.new("RGB", (40, 30))), (40, 30)),)))
     assert shown.question == "(2), (1) or [1]?"
     for x, y in ((128, 96), (224, 32)):
         assert np.asarray(shown.picture.crop((x - 6, y - 6, x + 7, y + 7)))[..., 0].max() > 150
@@ -251,5 +251,37 @@ def test_points_of_the_question_are_drawn_and_numbered():
 
 def test_the_sheet_grows_with_its_texts():
     record = {"id": "a", "question": "word " * 300, "answer": "A", "boxes": [], "steps": []}
-    shown = show(Sample(record, Encoded(png(Image.new("RGB", (40, 30))), (40, 30))))
+    shown = show(Sample(record, (Encoded(png(Image.new("RGB", (40, 30))), (40, 30)),)))
     assert contact_sheet("t", [shown]).height > 500
+
+
+def test_several_pictures_are_shown_side_by_side_each_with_its_own_boxes():
+    record = {
+        "id": "a", "question": "{box:0}?", "question_boxes": [[0, 0, 20, 20]], "answer": "{box:0}", "picture": 1,
+        "boxes": [[0, 0, 20, 20]], "steps": [{"text": "{box:0}", "boxes": [[0, 0, 20, 20]], "picture": 0}],
+    }  # fmt: skip
+    grounds = [Image.new("RGB", size, "white") for size in ((40, 40), (80, 40))]
+    shown = show(Sample(record, tuple(Encoded(png(each), each.size) for each in grounds)))
+    assert (shown.question, shown.steps, shown.answer) == ("[1]?", ("[1]",), "[2]")
+    pixels = np.asarray(shown.picture, int)
+    assert shown.picture.width > 2 * SIDE and shown.picture.height == SIDE
+    first, second = ((np.abs(pixels - ink) < 4).all(axis=2) for ink in ((0xE6, 0x19, 0x4B), (0x00, 0x82, 0xC8)))
+    assert first[:, :SIDE].any() and not first[:, SIDE:].any() and second[:, SIDE:].any() and not second[:, :SIDE].any()
+    assert show(Sample(record, (Encoded(png(grounds[0]), (40, 40)), Encoded(None, (80, 40))))) is None
+    assert contact_sheet("pairs", [shown, shown]).width > 2 * shown.picture.width
+
+
+def test_a_report_on_questions_about_several_pictures(tmp_path):
+    import synth
+
+    synth.make(synth.Settings(out=str(tmp_path / "d"), size=24, task="several"))
+    content = report(tmp_path / "d")
+    rows = pq.read_table(next((tmp_path / "d" / "records").glob("*"))).to_pylist()
+    assert content["records"] == len(rows) and content["tasks"]["more_in"]["closed"]
+    boxes = sum(len(row["boxes"]) + sum(len(step["boxes"]) for step in row["steps"]) for row in rows)
+    assert sum(task["places"]["total"] for task in content["tasks"].values()) == boxes > 20
+    named = {name for row in rows for name in (row["image_id"], *row["more_image_ids"])}
+    assert (
+        sum(entry["pictures"] for entry in content["licences"].values()) == len(named) == content["pictures"]["train"]
+    )
+    assert Image.open(tmp_path / "d/report/sheet-which_picture.png").width > 4 * SIDE
