@@ -1,5 +1,6 @@
 """The report: boxes sit on things, the page holds what the numbers say, and nothing in the data can break it."""
 
+import copy
 import html
 import io
 import json
@@ -13,6 +14,7 @@ from PIL import Image
 
 import synth.__main__ as cli
 from synth.errors import SourceError
+from synth.quality.numbers import warnings
 from synth.quality.report import report
 from synth.quality.samples import Sample
 from synth.quality.sheets import SIDE, contact_sheet, draw_boxes, show
@@ -120,6 +122,13 @@ def test_a_guessable_task_is_called_guessable_and_a_fair_one_is_not(reported):
     said = "\n".join(reported[1]["warnings"])
     assert "closed_guessable: the answer can be guessed: 'yes' is the answer to 86% of the questions" in said
     assert "closed_fair" not in said
+
+
+def test_one_answer_to_all_is_a_warning_unless_it_holds_a_box(reported):
+    for answer, warned in (("It is red.", True), ("It is at {box:0}.", False)):
+        content = copy.deepcopy(reported[1])
+        content["tasks"]["stepwise"]["answers"] |= {"largest_share": 1.0, "top": [[answer, 36]]}
+        assert any(f"stepwise: {answer!r}" in said for said in warnings(content)) is warned
 
 
 def test_hostile_text_is_shown_and_not_obeyed(reported):
