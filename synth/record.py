@@ -216,7 +216,7 @@ def _fault(record: dict, sizes: tuple[tuple[int, int], ...]) -> str:
             fault = _part_fault(where, text, boxes, bare, *sizes[picture])
             if fault:
                 return fault
-            if "{point:" in text and text is not question:
+            if "{point:" in text and where != "question":
                 return f"{where} has a point, where only boxes may be: {text!r}"
     points = record["question_points"]
     return _point_fault(question, points, bare, *sizes[0]) if points or "{point:" in question else ""
