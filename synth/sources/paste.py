@@ -142,8 +142,8 @@ class PasteSource:
         vocabulary = here | (told - crumbs if bare else set())
         return Scene(
             index=index, width=options.side, height=options.side, objects=objects, complete=complete,
-            exhaustive=alone and not here & crumbs, image_bytes=lambda: jpeg(picture, quality), source=self.name, background=background,
-            licence="; ".join(sorted(licences)) or "nothing was pasted",
+            exhaustive=alone and not here & crumbs, image_bytes=lambda: jpeg(picture, quality), source=self.name,
+            background=background, licence="; ".join(sorted(licences)) or "nothing was pasted",
             vocabulary=tuple(sorted(vocabulary)),
         )  # fmt: skip
 
