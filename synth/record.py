@@ -90,6 +90,7 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     ]  # fmt: skip
     said = {name: getattr(scene, name) for name in ("background", "complete", "exhaustive", "vocabulary", "colours")}
     said |= {name: [asdict(entry) for entry in getattr(scene, name)] for name in _LISTS}
+    said |= {"unlisted": scene.unlisted} if scene.unlisted else {}
     return {
         "image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects,
         "scene": _as_json(said),

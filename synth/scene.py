@@ -138,6 +138,7 @@ class Scene:
     regions: list[Region] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     file: str = ""
+    unlisted: tuple[Box, ...] = ()  # what is there too, though no question may name it: crowds, things of unsure names
     colours: tuple[str, ...] = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
 
     @cached_property
