@@ -90,6 +90,7 @@ def scene_from(picture: dict) -> Scene:
     known["captions"] = [
         Caption(text=c["text"], spans=tuple((a, b, tuple(ids)) for a, b, ids in c["spans"])) for c in known["captions"]
     ]
+    known["unlisted"] = tuple(map(tuple, known.get("unlisted", ())))
     known["relations"] = [Relation(**relation) for relation in known["relations"]]
     known["regions"] = [Region(**region | {"box": tuple(region["box"])}) for region in known["regions"]]
     known["questions"] = [

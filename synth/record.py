@@ -90,6 +90,7 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     ]  # fmt: skip
     said = {name: getattr(scene, name) for name in ("background", "complete", "exhaustive", "vocabulary", "colours")}
     said |= {name: [asdict(entry) for entry in getattr(scene, name)] for name in _LISTS}
+    said |= {"unlisted": scene.unlisted} if scene.unlisted else {}
     return {
         "image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects,
         "scene": _as_json(said),
@@ -216,7 +217,7 @@ def _fault(record: dict, sizes: tuple[tuple[int, int], ...]) -> str:
             fault = _part_fault(where, text, boxes, bare, *sizes[picture])
             if fault:
                 return fault
-            if "{point:" in text and text is not question:
+            if "{point:" in text and where != "question":
                 return f"{where} has a point, where only boxes may be: {text!r}"
     points = record["question_points"]
     return _point_fault(question, points, bare, *sizes[0]) if points or "{point:" in question else ""

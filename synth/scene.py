@@ -19,8 +19,8 @@ def iou(one: Box, other: Box) -> float:
     width, height = (min(one[k + 2], other[k + 2]) - max(one[k], other[k]) for k in (0, 1))
     if width <= 0 or height <= 0:
         return 0.0
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return width * height / (areas - width * height)
+    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - width * height
+    return width * height / union if union > 0 else 0.0  # of sides near 1e-200 there is no product
 
 
 @dataclass(kw_only=True)
@@ -138,6 +138,7 @@ class Scene:
     regions: list[Region] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     file: str = ""
+    unlisted: tuple[Box, ...] = ()  # what is there too, though no question may name it: crowds, things of unsure names
     colours: tuple[str, ...] = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
 
     @cached_property

@@ -121,7 +121,7 @@ class AnnotatedSource:
             ],
             image_bytes=lambda: upright(self._pictures.read(picture.file), size, picture.file),
             source=self.name, licence=picture.licence or self._licence, complete=False,
-            exhaustive=picture.exhaustive,
+            exhaustive=picture.exhaustive, unlisted=tuple(map(tuple, picture.unlisted)),
             vocabulary=self._vocabulary(picture), file=picture.file,
             captions=[
                 Caption(text=text, spans=tuple((start, end, tuple(ids)) for start, end, ids in spans))

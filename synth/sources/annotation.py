@@ -45,7 +45,8 @@ class Annotated:
         captions: [text, [[start, end, [ids]], ...]]. relations: [subject id, predicate, object id].
         regions: [text, xyxy box, unique].
         exhaustive: of a name that is listed at all, every instance is, but for the unsure ones.
-        unsure: names of which not every instance is listed. absent: names known not to be there; None says that every
+        unsure: names of which not every instance is listed. unlisted: xyxy boxes of what is there and left out (see
+            ``check``). absent: names known not to be there; None says that every
             name of the source's vocabulary that is not listed is not there.
         split: the format's own split, None to choose by file name.
     """
@@ -60,6 +61,7 @@ class Annotated:
     regions: list[list] = field(default_factory=list)
     exhaustive: bool = True
     unsure: list[str] = field(default_factory=list)
+    unlisted: list[list[float]] = field(default_factory=list)
     absent: list[str] | None = None
     licence: str | None = None
     split: str | None = None
@@ -73,7 +75,7 @@ class Vocabulary:
 
 
 _THING = tuple(f.name for f in fields(Thing) if f.name != "outline")
-_KEPT = ("fractions", "captions", "relations", "regions", "exhaustive", "unsure", "absent", "licence")
+_KEPT = ("fractions", "captions", "relations", "regions", "exhaustive", "unsure", "unlisted", "absent", "licence")
 
 
 def pack(picture: Annotated) -> tuple[str, str | None]:
@@ -112,7 +114,7 @@ def check(picture: Annotated, width: int, height: int) -> tuple[Annotated, list[
     """Return the picture with only what is true of it in pixels of a ``width`` x ``height`` picture, and the rest.
 
     A name with a crowd region or a bad box becomes unsure, and objects of unsure names are left out: neither "find
-    all" nor "is there any" could be answered truly.
+    all" nor "is there any" could be answered truly. The sound boxes of what is left out become ``unlisted``.
     """
     scale = (width, height) if picture.fractions else (1, 1)
     good, faults, unsure = [], [], set(picture.unsure)
@@ -144,8 +146,10 @@ def check(picture: Annotated, width: int, height: int) -> tuple[Annotated, list[
             regions.append([text, box, unique])
     kept = [thing for thing in good if thing.name not in unsure]
     known = {thing.id for thing in kept}
+    left_out = (check_box(thing.box, width, height, scale) for thing in picture.things if thing.id not in known)
     checked = replace(
         picture, width=width, height=height, things=kept, regions=regions, unsure=sorted(unsure),
+        unlisted=[box for box in left_out if not isinstance(box, str)],
         captions=[[text, _known_spans(spans, known)] for text, spans in picture.captions],
         relations=[row for row in picture.relations if row[0] in known and row[2] in known and row[0] != row[2]],
     )  # fmt: skip

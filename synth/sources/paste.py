@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 
 from synth.compose import Canvas, camera, cut, jpeg, lit, place, turned
 from synth.errors import SettingsError, SourceError
-from synth.render import add_noise, draw_background
+from synth.render import SHOWN, add_noise, draw_background
 from synth.scene import Scene
 from synth.sources.fault import PictureFault
 from synth.sources.pictures import SUFFIXES, PictureFolder, size_of, upright
@@ -107,6 +107,7 @@ class PasteSource:
         options = self._options
         background, ground = self._ground(rng)
         canvas, names, licences = Canvas(lit(ground, rng, options.light)), [], set()
+        told = frozenset(getattr(self._inner, "vocabulary", ()))  # names that are right or wrong of all that is pasted
         wanted, taken = rng.randint(*options.objects), []
         for _ in range(_TRIES):
             if len(names) == wanted:
@@ -114,7 +115,7 @@ class PasteSource:
             found = self._cutouts(rng.randrange(len(self._inner)))
             if not found:
                 continue
-            name, licence, cutout = rng.choice(found)
+            name, licence, cutout, known = rng.choice(found)
             longest = round(rng.uniform(*options.scale) * options.side)
             cutout = turned(cutout, rng, longest=longest, degrees=options.turn, mirror=options.mirror)
             spot = place(rng, options.side, cutout.size, taken, _MAX_OVERLAP)
@@ -124,8 +125,11 @@ class PasteSource:
             taken.append((*spot, spot[0] + cutout.width, spot[1] + cutout.height))
             names.append(name)
             licences.add(licence)
+            told &= known
         canvas.warp(camera(rng, options.side, options.side, options.camera))
-        objects = [o for o in canvas.objects(names) if o.visible >= _LEAST_SEEN]
+        seen = canvas.objects(names)
+        objects = [o for o in seen if o.visible >= _LEAST_SEEN]
+        here, crumbs = {o.name for o in objects}, {o.name for o in seen if o.visible < _LEAST_SEEN}
         picture = canvas.picture.convert("RGB").filter(ImageFilter.GaussianBlur(rng.uniform(0, options.blur)))
         picture, quality = add_noise(rng, picture), rng.randint(70, 95)
         # A crumb at the edge is in the picture, yet not listed; and a photograph may show anything: one of ours a cup.
@@ -133,12 +137,14 @@ class PasteSource:
         if not bare:
             licences.add(self._options.grounds_licence or "unknown" if self._grounds else LICENCE)
         complete = bare and len(objects) == len(names)
-        vocabulary = getattr(self._inner, "vocabulary", ()) if bare else ()
+        shown = {background, *SHOWN.get(background, ())}  # by a photograph of ours
+        alone = bare or not (self._grounds or any(shown.intersection(name.split()) for name in here))
+        vocabulary = here | (told - crumbs if bare else set())
         return Scene(
             index=index, width=options.side, height=options.side, objects=objects, complete=complete,
-            image_bytes=lambda: jpeg(picture, quality), source=self.name, background=background,
-            licence="; ".join(sorted(licences)) or "nothing was pasted",
-            vocabulary=tuple(sorted({*vocabulary, *(o.name for o in objects)})),
+            exhaustive=alone and not here & crumbs, image_bytes=lambda: jpeg(picture, quality), source=self.name,
+            background=background, licence="; ".join(sorted(licences)) or "nothing was pasted",
+            vocabulary=tuple(sorted(vocabulary)),
         )  # fmt: skip
 
     def _ground(self, rng: random.Random) -> tuple[str, Image.Image]:
@@ -163,8 +169,11 @@ class PasteSource:
             fix="put sound JPEG or PNG pictures there, or leave paste.grounds empty",
         )  # fmt: skip
 
-    def _cut_from(self, index: int) -> list[tuple[str, str, Image.Image]]:
-        """(name, licence, cut-out) of every object of a picture that has a mask and touches no edge of the picture."""
+    def _cut_from(self, index: int) -> list[tuple[str, str, Image.Image, frozenset[str]]]:
+        """(name, licence, cut-out, names its picture can be asked about) of every object that has a mask.
+
+        Those that touch an edge of their picture are left out.
+        """
         try:
             scene = self._inner.scene(index, self._split, 0)
             # Before any mask is drawn: a picture that is not of the annotated size must not cost that much memory.
@@ -173,8 +182,11 @@ class PasteSource:
             return []
         masks = [(o, o.pixels()) for o in scene.objects]
         masks = [(o, mask) for o, mask in masks if mask is not None and mask.sum() >= _FEWEST_PIXELS]
+        known = frozenset(scene.vocabulary)
         return [
-            (o.name, scene.licence, cut(picture, mask, feather=1.0)) for o, mask in masks if not _touches_edge(mask)
+            (o.name, scene.licence, cut(picture, mask, feather=1.0), known)
+            for o, mask in masks
+            if not _touches_edge(mask)
         ]
 
 

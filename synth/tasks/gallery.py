@@ -21,7 +21,8 @@ not every instance is, as in Visual Genome and Flickr30k: there "the cat" may me
 asks with words that somebody wrote about one place. Difficulty goes from 1 to 5 (`synth/tasks/difficulty.py`).
 
 A point is drawn anywhere well inside its thing: on its pixels where the source drew it itself, else in the middle half
-of its box and in no other thing's box. `find_word` and `read_word` need words on the picture (`rendered.text=0.3`).
+of its box and in no other box, also not of a crowd. `find_word` and `read_word` need words on the picture
+(`rendered.text=0.3`).
 
 Tasks about two pictures are asked only when they are named, or with the word `several` (`task=several`,
 `task=[all,several]`): `all` and the kinds stand for tasks about one picture.

@@ -26,10 +26,10 @@ def means(scene: Scene, obj: Obj, point: Point, by: str) -> bool:
 
     By "mask": the pixels around it are all the thing's, and it lies on no other thing. By "box": it lies in the middle
     half of the thing's box, across and down, and in no other thing's box; not where instances may be missing, for one
-    of them may lie there.
+    of them may lie there. It never lies in the box of what is there but not listed.
     """
     reach = _QUANTUM * max(scene.width, scene.height)
-    if not _near(obj.box, point, 0):
+    if not _near(obj.box, point, 0) or any(_near(box, point, reach) for box in scene.unlisted):
         return False
     others = [other for other in scene.objects if other is not obj and _near(other.box, point, reach)]
     if by == "mask":

@@ -10,15 +10,17 @@ _ASKED = 2  # things of each picture that are asked for, at most
 
 
 def number_of(scene, name):
-    """How many things of a name there are; None where some may be missing."""
-    found = sum(o.name == name for o in scene.objects)
-    if found:
-        return found if scene.exhaustive else None
-    return 0 if name in scene.vocabulary else None
+    """How many things of a name there are; None where some may be missing, or the ground may show more of them."""
+    if name not in scene.vocabulary:
+        return None
+    found = len(scene.by_name.get(name, ()))
+    return found if scene.exhaustive or not found else None
 
 
 def _only_here(scenes, k, obj):
     """The phrase that means the thing alone in its picture and nothing at all in the other; nothing without one."""
+    if obj.name not in scenes[k].vocabulary:  # its ground may show one too
+        return ""
     phrase, other = scenes[k].phrase_for(obj), scenes[1 - k]
     lacks = is_missing(other, obj.name) or (phrase != obj.name and is_missing(other, phrase))
     return phrase if lacks else ""

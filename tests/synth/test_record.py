@@ -125,6 +125,8 @@ def test_a_table_is_what_pyarrow_itself_would_make_of_the_rows():
 def test_a_question_may_show_points():
     shown = {"question": "{point:1} or {point:0}?", "question_points": [[0, 2.5], [10, 10]]}
     check_record(row(**shown), 10, 10)
+    with pytest.raises(RecordError, match="answer has a point"):  # also where it is the question's very text
+        check_record(row(**shown, answer=shown["question"], boxes=[], steps=[]), 10, 10)
 
 
 def test_a_mask_comes_back_from_its_run_lengths():

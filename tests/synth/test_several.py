@@ -249,3 +249,12 @@ def test_linked_pictures_and_joined_licences(tmp_path):
     assert all(row["image"]["bytes"] is None for row in rows(tmp_path / "d", "images"))
     assert sum(entry["licences"].values()) == len(found)
     assert {frozenset(row["licence"].split("; ")) for row in found} == {frozenset(("L0", "L1"))}
+
+
+def test_what_the_ground_may_show_as_well_is_neither_counted_nor_called_the_only_one():
+    """A rendered picture's vocabulary lacks what its ground shows: stars, on a starry sky."""
+    skies = {"vocabulary": ("cat", "dog", "key")}
+    assert told("which_picture", (CAT,), (DOG,), **skies)
+    assert not any("star" in answer for _, answer, *_ in told("which_picture", (RED,), (CAT,), **skies))
+    assert not told("same_in_both", (RED,), (RED,), **skies) and told("same_in_both", (CAT,), (CAT,), **skies)
+    assert not told("more_in", (RED,), (BLUE,), **skies) and told("more_in", (CAT,), (CAT,), **skies)

@@ -24,6 +24,7 @@ def test_overlap_of_boxes():
     assert iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
     assert iou((0, 0, 10, 10), (0, 5, 10, 15)) == pytest.approx(50 / 150)
     assert iou((0, 0, 10, 10), (10, 0, 20, 10)) == 0
+    assert iou((0, 0, 1e-200, 1e-200), (0, 0, 1e-200, 1e-200)) == 0  # a hostile file's: its area is no number
 
 
 def test_the_best_overlaps_are_matched_first_and_only_under_one_name():

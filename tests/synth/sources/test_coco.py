@@ -8,12 +8,15 @@ import pytest
 from PIL import Image
 
 import synth
+from synth.check import scene_from
 from synth.errors import SettingsError, SourceError
+from synth.record import make_picture
 from synth.sources import SOURCES
 from synth.sources.fault import PictureFault
 from synth.sources.index import split_of
 from synth.sources.options import FolderOptions
 from synth.sources.paste import PasteOptions
+from tests.synth.by_hand import drafts
 from tests.synth.sources.opened import opened
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 7, "name": "traffic light"}]
@@ -93,6 +96,18 @@ def test_a_name_with_a_bad_box_or_a_crowd_is_neither_present_nor_absent_in_that_
     scene = only_scene(options)
     assert scene.objects == [] and scene.vocabulary == ("traffic light",)
     assert reasons(options) == ["same name as a crowd or a bad box"]
+
+
+def test_no_point_means_a_thing_where_something_lies_that_is_not_listed(tmp_path):
+    """A crowd stands before the traffic light: nobody knows whose pixel the point is on."""
+    light, crowd = thing(1, 1, [0, 0, 40, 30], category=7), thing(2, 1, [1, 1, 38, 28], iscrowd=1)
+    clear = only_scene(write(tmp_path / "clear", [picture(1)], [light]))
+    hidden = only_scene(write(tmp_path / "hidden", [picture(1)], [light, crowd]))
+    assert hidden.unlisted == ((1, 1, 39, 29),) and clear.unlisted == ()
+    assert drafts("name_point", clear) and not drafts("name_point", hidden)
+    kept = scene_from(make_picture(hidden, "all/coco/0"))
+    assert kept.unlisted == hidden.unlisted and not drafts("name_point", kept)
+    assert "unlisted" not in make_picture(clear, "all/coco/0")["scene"]
 
 
 def test_bad_pictures_are_quarantined_with_their_reason(tmp_path):

@@ -126,6 +126,36 @@ def test_a_composed_picture_has_the_licences_of_its_ground_too(tmp_path):
         opened(folder, tmp_path / "work", grounds_licence="CC0")
 
 
+def test_what_a_ground_or_a_crumb_may_show_as_well_is_not_taken_for_all_there_is(tmp_path):
+    folder, grounds = coco_folder(tmp_path / "coco"), tmp_path / "grounds"
+    grounds.mkdir()
+    Image.new("RGB", (400, 300), (128, 128, 128)).save(grounds / "grey.png")
+    foreign = opened(folder, tmp_path / "work", grounds=str(grounds))
+    assert not any(foreign.scene(k, "train", 0).exhaustive for k in range(8))  # a kite may be in the photograph too
+    drawn = opened(folder, tmp_path / "work", camera=0.4, objects=[4, 6])
+    scenes = [drawn.scene(k, "train", 0) for k in range(60)]
+    assert any(s.exhaustive for s in scenes) and not any(s.complete and not s.exhaustive for s in scenes)
+    assert any(not s.exhaustive for s in scenes)  # half a kite at the edge, and a whole one beside it
+    bare = [s for s in scenes if s.background in ("plain", "noise")]
+    assert any(set(s.vocabulary) == {"kite", "flag"} != {o.name for o in s.objects} for s in bare)
+    assert any(set(s.vocabulary) != {"kite", "flag"} for s in bare)  # half a kite alone: neither there nor not there
+
+
+def test_names_that_a_cut_outs_own_picture_does_not_settle_are_not_called_absent(tmp_path):
+    """LVIS says picture by picture what is absent: a kite may well be a toy."""
+    folder = coco_folder(tmp_path / "coco")
+    content = json.loads((folder / "instances.json").read_text())
+    content["categories"] += [{"id": 3, "name": "toy"}, {"id": 4, "name": "cow"}]
+    for image in content["images"]:
+        image |= {"neg_category_ids": [4], "not_exhaustive_category_ids": []}
+    (folder / "instances.json").unlink()
+    (folder / "lvis_v1_train.json").write_text(json.dumps(content))
+    settings = Settings(source="paste", folder=FolderOptions(path=str(folder)), paste=PasteOptions(of="lvis", **STILL))
+    source = open_source(settings, tmp_path / "work")
+    told = set().union(*(source.scene(k, "train", 0).vocabulary for k in range(20)))
+    assert told == {"kite", "flag", "cow"}
+
+
 def test_a_few_pictures_become_a_data_set_whose_records_pass(tmp_path):
     folder = coco_folder(tmp_path / "coco")
     settings = Settings(
