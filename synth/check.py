@@ -32,8 +32,9 @@ def faults(record: dict, scene: Scene | None, *more: Scene) -> Iterator[str]:
     if task is None:
         yield f"there is no task {record['task']!r}"
         return
-    if len(record["more_image_ids"]) != len(more) or task.pictures != 1 + len(more):
-        yield f"it names {len(record['more_image_ids'])} further pictures; the task is about {task.pictures} in all"
+    further = record["more_image_ids"] or ()
+    if len(further) != len(more) or task.pictures != 1 + len(more):
+        yield f"it names {len(further)} further pictures; the task is about {task.pictures} in all"
         return
     say = SayAll(pack, task.name)
     try:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from synth.check import faults, scene_from
 from synth.folder import finished
+from synth.record import named_pictures
 
 
 def check_folder(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -26,7 +27,5 @@ def check_folder(folder: Path) -> Iterator[tuple[str, list[str]]]:
         }  # fmt: skip
         for batch in pq.ParquetFile(records).iter_batches():
             for record in batch.to_pylist():
-                named = [record["image_id"], *record["more_image_ids"]]
-                found = [scenes.get(image_id) for image_id in named]
-                lost = any(scene is None for scene, name in zip(found, named, strict=True) if name)
-                yield record["id"], ["its picture is lost"] if lost else list(faults(record, *found))
+                found = [scenes.get(image_id) for image_id in named_pictures(record)]
+                yield record["id"], ["its picture is lost"] if None in found else list(faults(record, *found or [None]))

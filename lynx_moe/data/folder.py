@@ -35,8 +35,8 @@ def load_records(
         folder: what `python -m synth` wrote: `manifest.json`, `records/` and `images/`.
         split: for example "train".
         kinds: keep only these kinds; None keeps both.
-        tasks: keep only these tasks, where "grounding" and "understanding" stand for all tasks of that kind and
-            "several" for all records about several pictures; None keeps all.
+        tasks: keep only these tasks, where "grounding" and "understanding" stand for all tasks of that kind about one
+            picture, as in synth, and "several" for all records about several pictures; None keeps all.
         limit: keep a fixed random subset of this many (the same for everybody), in the order of the folder.
         pictures_root: folder of the pictures, where the data only names them (`images=link`); None takes the folder
             that the manifest names.
@@ -146,10 +146,11 @@ def _chosen(
                     fix=f"did you mean {' or '.join(map(repr, nearest(value, known)))}?",
                 )
         chosen = pa.array(list(wanted), pa.string())
+        several = _about_several(records)
         # No task bears the name of a kind, so a name is found in one of the two columns at most.
-        kind = records.data.column("kind")
-        wanted_here = pc.or_(pc.is_in(column, value_set=chosen), pc.is_in(kind, value_set=chosen)).to_numpy()
-        keep &= wanted_here | _about_several(records) if SEVERAL in wanted else wanted_here
+        of_kind = pc.is_in(records.data.column("kind"), value_set=chosen).to_numpy() & ~several
+        found = pc.is_in(column, value_set=chosen).to_numpy() | of_kind
+        keep &= found | several if SEVERAL in wanted else found
     rows = np.flatnonzero(keep)
     if limit is not None and limit < len(rows):
         # Random, because neighbours in a folder ask about the same picture; seeded, because numbers must be comparable.
@@ -172,9 +173,11 @@ def _further(records, images, folder: Path) -> Further | None:
     lists = records.data.column(MORE)
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     rows = _picture_rows(pc.list_flatten(lists), images, folder)
-    if (rows == NO_PICTURE).any():
+    nameless = int((rows == NO_PICTURE).sum())
+    nameless += int((pc.equal(records.data.column("image_id"), "").to_numpy() & (lengths > 0)).sum())
+    if nameless:
         raise RecordError(
-            f"{int((rows == NO_PICTURE).sum())} records of {folder} have a further picture without a name",
+            f"{nameless} records of {folder} are about several pictures, one of them without a name",
             why="what stands in more_image_ids is the id of a picture", fix="make the data again",
         )  # fmt: skip
     return Further(np.concatenate([[0], np.cumsum(lengths)]), rows)

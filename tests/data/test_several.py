@@ -131,15 +131,21 @@ def test_records_select_and_name_their_pictures(records):
 def test_tasks_filter_by_the_word_several(tmp_path):
     folder = two_pictures(tmp_path)
     assert load_records(folder, "train", tasks=["several"]).column("task") == ["which_picture"]
-    assert "which_picture" in load_records(folder, "train", tasks=["grounding"]).column("task")
+    assert "which_picture" not in load_records(folder, "train", tasks=["grounding"]).column("task")  # as in synth
+    assert "which_picture" in load_records(folder, "train", tasks=["grounding", "several"]).column("task")
     assert len(load_records(folder, "train", tasks=["several", "count"])) == 2
 
 
 @pytest.mark.parametrize(
-    "name, said", [("lost", "1 records .* name a picture that is not there"), ("", "without a name")]
+    "first, second, said",
+    [
+        ("a", "lost", "1 records .* name a picture that is not there"),
+        ("a", "", "without a name"),
+        ("", "a", "without a name"),
+    ],
 )
-def test_a_further_picture_that_is_not_there_is_told(tmp_path, name, said):
-    rows = [record(0, image_id="a", more_image_ids=[name])]
+def test_a_picture_that_is_not_there_is_told(tmp_path, first, second, said):
+    rows = [record(0, image_id=first, more_image_ids=[second])]
     with pytest.raises(RecordError, match=said):
         load_records(write_folder(tmp_path, [(rows, [picture("a", (8, 6))])]), "train")
 
