@@ -16,7 +16,7 @@ COLOURS = {
     "red": (220, 40, 40), "orange": (245, 140, 20), "yellow": (245, 220, 40), "green": (40, 165, 60),
     "blue": (40, 80, 220), "purple": (140, 50, 180), "white": (245, 245, 245), "black": (25, 25, 25),
 }  # fmt: skip
-# What a photographic ground shows of the things that are asked about: nobody may say that it is not there.
+# What a photographic ground shows of the things that are asked about: nobody may say that it is not there, or count it.
 SHOWN = {"fur": ("cat",), "launch": ("rocket",), "stars": ("star",)}
 _SUPERSAMPLE = 2
 _INKED = [255 if v > 40 else 0 for v in range(256)]  # alpha above which a pixel counts as the thing

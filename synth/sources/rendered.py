@@ -154,6 +154,8 @@ def render_scene(rng: random.Random, index: int, options: RenderedOptions) -> Sc
             words += 1
             continue
         name, colour = _what(rng, [(n, c) for n, c, _ in drawn], options.alike)
+        if name in SHOWN.get(background, ()):  # "the star" under a starry sky: who would say how many there are?
+            continue
         side = rng.uniform(33, 62) * scale
         stretch = math.exp(rng.uniform(-0.5, 0.5))
         width, height = (

@@ -1,4 +1,4 @@
-"""A photographic ground shows things too: what it shows is never said to be missing."""
+"""A photographic ground shows things too: what it shows is never said to be missing, nor to be the only one."""
 
 from collections import Counter
 from dataclasses import replace
@@ -14,15 +14,15 @@ from tests.synth.sources.test_paste import opened as pasted
 TASKS = ["absent", "count", "exists", "compare_counts"]
 
 
-def test_what_a_ground_shows_is_not_said_to_be_missing():
+def test_what_a_ground_shows_is_neither_drawn_nor_said_to_be_missing():
     met = set()
     for index in range(150):
         scene = RenderedSource().scene(index, "train", 0)
         for name in SHOWN.get(scene.background, ()):
-            if not scene.named(name):
-                met.add(name)
-                told = scene_records(scene, Settings(), TASKS)[0]
-                assert not [row["question"] for row in told if f" {name}" in row["question"]]
+            met.add(name)
+            assert not scene.named(name), "nobody could say how many there are"
+            told = scene_records(scene, Settings(), TASKS)[0]
+            assert not [row["question"] for row in told if f" {name}" in row["question"]]
     assert met == {name for names in SHOWN.values() for name in names} and set(SHOWN) <= set(photos())
 
 
