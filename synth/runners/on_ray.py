@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from synth.errors import SettingsError
+from synth import errors
+from synth.errors import SettingsError, SynthError
 from synth.quality.gate import Gate
 from synth.runners.one import Job, one_shard
 from synth.runners.shown import Shown
@@ -42,7 +43,10 @@ class _Maker:
 
     def __call__(self, row: dict) -> dict:
         job = (row["shard"], range(row["start"], row["stop"]))
-        report = one_shard(self._source, self._gate, self._settings, job, self._work, lambda n: None)
+        try:
+            report = one_shard(self._source, self._gate, self._settings, job, self._work, lambda n: None)
+        except SynthError as problem:  # told as a row: of errors that are also the system's Ray hands on the text alone
+            return {"error": [type(problem).__name__, problem.message, problem.why, problem.fix]}
         kept = ("counts", "quarantined", "rejected")
         return {"pictures": row["stop"] - row["start"], **{name: list(report[name].items()) for name in kept}}
 
@@ -73,6 +77,9 @@ def run_on_ray(settings: Settings, source: Source, gate: Gate, todo: list[Job], 
             concurrency=settings.workers,
         )
         for row in made.iter_rows():
+            if row.get("error"):
+                name, message, why, fix = row["error"]
+                raise getattr(errors, name)(message, why=why, fix=fix)
             shown.advance(row["pictures"])
             shown.shard({name: dict(row[name]) for name in ("counts", "quarantined", "rejected")})
     except ray.exceptions.RayTaskError as problem:
