@@ -61,7 +61,7 @@ def _pairs(scenes, rng):
     """Things of the first picture with the only one of the same name in the second."""
     found = [
         {"target": o.id, "other": same[0].id}
-        for o in scenes[0].objects if len(same := [x for x in scenes[1].objects if x.name == o.name]) == 1
+        for o in scenes[0].objects if len(same := scenes[1].by_name.get(o.name, ())) == 1
     ]  # fmt: skip
     return rng.sample(found, min(_ASKED, len(found)))
 

@@ -134,7 +134,7 @@ def places(count: int, first: int = 0) -> str:
 
 def left_to_right(scene: Scene, name: str) -> list[Obj]:
     """All objects of a name, in the order of their middles; nothing where some may be missing."""
-    return sorted(scene.named(name), key=lambda o: o.centre) if scene.exhaustive else []
+    return sorted(every(scene, name), key=lambda o: o.centre)
 
 
 def found_by(scene: Scene, facts: Facts, key: str = "target") -> tuple[str, Obj] | None:
