@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lynx_moe.adapter import record_routing, set_gate
-from lynx_moe.training.trainer import forward_inputs
+from lynx_moe.training.loss import forward_inputs
 
 
 def gate_telemetry(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, dict]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,35 +9,26 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from lynx_moe.adapter import follow_loss_scale, penalty_values, set_gate
-from lynx_moe.objectives.answer import answer_nats
-from lynx_moe.objectives.retention import retention_nats
+from lynx_moe.adapter import follow_loss_scale, set_gate
 from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
+from lynx_moe.training.checkpoints import keep_newest, save_whole
 from lynx_moe.training.finite import RouterWatch
+from lynx_moe.training.loss import AnswerLoss
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
-from lynx_moe.training.whole import aside, put_in_place, saving
-
-OURS = ("labels", "is_grounding", "in_box")  # batch entries that are for the loss, not for the model
 
 
 class LynxTrainer(Trainer):
     """Trains an adapter on grounding answers while holding understanding answers where the base has them.
 
-    loss = mean cross-entropy over grounding answer tokens + retention_kl * mean KL(base || adapted) over understanding
-    answer tokens. The first mean may weigh the tokens of boxes. Both go over all micro-batches of a step and over all
-    devices, so that accumulating gives the gradient of the joint batch. All rows run with the gate on: a shut gate
-    would leave nothing to learn from.
+    All rows run with the gate on: a shut gate would leave nothing to learn from.
 
     Args:
         model: a PEFT model with a LynX adapter.
-        retention_kl: weight of the KL; 0 saves the base's forward.
-        box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
+        retention_kl, box_weight: see `AnswerLoss`.
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
         progress: show a progress bar.
-        rest: as for `transformers.Trainer`. A batch holds `labels` (B, L), -100 outside answers, and `is_grounding`
-            (B, L), which says of an answer's tokens which of the two terms they belong to; with a `box_weight` also
-            `in_box` (B, L).
+        rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
     """
 
     def __init__(
@@ -58,12 +47,10 @@ class LynxTrainer(Trainer):
         args._n_gpu = min(1, args.n_gpu)
         super().__init__(model=model, args=args, **rest)
         self.loss_is_scaled_for_ga = True
-        self.retention_kl = retention_kl
-        self.box_weight = box_weight
+        self.answer_loss = AnswerLoss(model, retention_kl=retention_kl, box_weight=box_weight)
         self.warmup = warmup
         self.budget = budget or TimeBudget()
         self.dead_parameters = DeadParameters(model)
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
         self._routers = RouterWatch()
         self._sums: dict[str, torch.Tensor] = {}
         self._save_into: Path | None = None
@@ -80,16 +67,7 @@ class LynxTrainer(Trainer):
         """(2,) answer tokens of a whole step, over micro-batches and devices: [grounding (weighed), understanding]."""
         if not batch_samples:
             return None
-        return self.accelerator.reduce(sum(self._counts(batch) for batch in batch_samples).to(device), "sum")
-
-    def _counts(self, batch: dict) -> torch.Tensor:
-        grounding_BL, understanding_BL = answer_kinds(batch)
-        return torch.stack([self._weights(batch)[grounding_BL].sum(), understanding_BL.sum().float()])
-
-    def _weights(self, batch: dict) -> torch.Tensor:
-        """(B, L-1) what the prediction of each next token weighs among the grounding answers'."""
-        weight_BL = torch.ones_like(batch["labels"][:, 1:], dtype=torch.float32)
-        return weight_BL if self.box_weight == 1 else weight_BL.masked_fill(batch["in_box"][:, 1:], self.box_weight)
+        return self.accelerator.reduce(sum(self.answer_loss.counts(b) for b in batch_samples).to(device), "sum")
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         # Around the backward too: activation checkpointing runs blocks again there, and they must gate the same way.
@@ -98,50 +76,14 @@ class LynxTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels_BL = inputs["labels"]
-        grounding_BL, understanding_BL = answer_kinds(inputs)
-        forward = forward_inputs(inputs)
-        kept_K = (grounding_BL | understanding_BL).any(dim=0).nonzero().squeeze(1)
-        if self._keeps_logits:
-            # Logits only where some row has an answer: a picture's hundreds of tokens times a large vocabulary is most
-            # of the memory otherwise.
-            forward["logits_to_keep"] = kept_K
-
-        retain = self.retention_kl > 0 and bool(understanding_BL.any())
-        base = None
-        if retain:
-            # Before the adapted forward: PEFT switches requires_grad off and on around it.
-            with torch.no_grad(), self.model.disable_adapter():
-                rows_B = understanding_BL.any(dim=1)
-                asked = rows_of(forward, rows_B) if one_picture_each(forward, self.model.get_base_model()) else None
-                if asked is None:
-                    asked, rows_B = forward, torch.ones_like(rows_B)
-                base = self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
-
-        with penalty_values(self.model) as blocks:
-            outputs = model(**forward)
+        counts = self.answer_loss.counts(inputs) if num_items_in_batch is None else num_items_in_batch
+        parts = self.answer_loss(model, inputs, counts, self.accelerator.num_processes)
         if model.training:
-            self._routers.see(blocks, self.state.global_step + 1)
-        self._note_blocks(blocks)
-        counts = num_items_in_batch
-        if counts is None:
-            counts = self._counts(inputs)
-        # Data parallel averages over processes. Where there is nothing to count, the sum is 0 too.
-        per_token = self.accelerator.num_processes / counts.where(counts > 0, 1)
-        targets_T, weight_T = labels_BL[:, 1:][grounding_BL], self._weights(inputs)[grounding_BL]
-        answer = answer_nats(self._at(outputs.logits, kept_K, grounding_BL), targets_T, weight_T) * per_token[0]
-        loss = answer
-        if retain:
-            kept = retention_nats(self._at(outputs.logits, kept_K, understanding_BL), base) * per_token[1]
-            loss = loss + self.retention_kl * kept
-            self._note("retention_kl", kept)
-        self._note("answer_loss", answer)
-        return (loss, outputs) if return_outputs else loss
-
-    def _at(self, logits: torch.Tensor, kept_K: torch.Tensor, kind_BL: torch.Tensor) -> torch.Tensor:
-        """Logits (T, V) that predict the tokens marked in `kind_BL`, whether or not the model dropped the others."""
-        logits_BKV = logits if self._keeps_logits else logits[:, kept_K]
-        return logits_BKV[kind_BL[:, kept_K]]
+            self._routers.see(parts.blocks, self.state.global_step + 1)
+        self._note_blocks(parts.blocks)
+        for name, value in parts.terms.items():
+            self._note(name, value)
+        return (parts.loss, parts.outputs) if return_outputs else parts.loss
 
     # ---- what is logged ----
 
@@ -200,61 +142,14 @@ class LynxTrainer(Trainer):
         """
         self._routers.refuse()
         folder = Path(self.args.output_dir)
-        final = folder / f"checkpoint-{self.state.global_step}"
-        temporary = aside(final)
-        main = self.accelerator.is_main_process
-        with saving(final):
-            if main:
-                remove(temporary)
-            self.accelerator.wait_for_everyone()
+
+        def write(temporary: Path) -> None:
             self._save_into = temporary
             try:
-                super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
-                if main:
-                    put_in_place(temporary / final.name, final)
+                super(LynxTrainer, self)._save_checkpoint(model, trial)
             finally:
                 self._save_into = None
-                if main:
-                    remove(temporary)
-        if main:
-            newest_first = sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2]))
-            for old in newest_first[self.args.save_total_limit :]:
-                remove(old)
 
-
-def remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def forward_inputs(batch: dict) -> dict:
-    """What of a batch the model itself takes."""
-    return {name: value for name, value in batch.items() if name not in OURS}
-
-
-def one_picture_each(forward: dict, base: nn.Module) -> bool:
-    """Whether every row has a picture, or none has: else a row with two and a row with none would look like two rows
-    with one, and be cut in the wrong place.
-    """
-    config = base.config
-    token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
-    if token is None:
-        return False
-    shows_B = (forward["input_ids"] == token).any(dim=1)
-    return bool(shows_B.all() or not shows_B.any())
-
-
-def rows_of(forward: dict, rows_B: torch.Tensor) -> dict | None:
-    """The model's inputs of some rows alone; None where one is not cut into rows (all pictures' patches, say)."""
-    shared = {"logits_to_keep"}
-    if any(len(value) != len(rows_B) for name, value in forward.items() if name not in shared):
-        return None
-    return {name: value if name in shared else value[rows_B] for name, value in forward.items()}
-
-
-def answer_kinds(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two (B, L-1) masks over positions whose next token is a grounding answer's, and an understanding answer's."""
-    next_BL = batch["labels"][:, 1:] != -100
-    is_grounding = batch["is_grounding"].bool()
-    is_grounding_BL = is_grounding[:, 1:] if is_grounding.dim() == 2 else is_grounding[:, None].expand_as(next_BL)
-    return next_BL & is_grounding_BL, next_BL & ~is_grounding_BL
+        save_whole(folder / f"checkpoint-{self.state.global_step}", write, self.accelerator)
+        if self.accelerator.is_main_process:
+            keep_newest(folder, self.args.save_total_limit)

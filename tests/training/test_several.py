@@ -7,7 +7,7 @@ from lynx_moe.adapter import set_gate
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records
 from lynx_moe.evaluation import evaluate, evaluation_sheet
 from lynx_moe.families.dialects import get_dialect
-from lynx_moe.training.trainer import one_picture_each
+from lynx_moe.training.loss import one_picture_each
 from tests.data.written import two_pictures
 from tests.evaluation.test_run import Parrot
 from tests.tiny import tiny_llava_with_processor

@@ -12,7 +12,8 @@ from lynx_moe.adapter import LynxConfig, set_gate
 from lynx_moe.adapter.attaching import attach_adapter
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records
 from lynx_moe.families.dialects import get_dialect
-from lynx_moe.training.trainer import LynxTrainer, answer_kinds, rows_of
+from lynx_moe.training.loss import answer_kinds, rows_of
+from lynx_moe.training.trainer import LynxTrainer
 from tests.tiny import tiny_llava_with_processor
 
 NO_PENALTY = {"gate_sparsity": 0.0, "balance": 0.0}
@@ -200,9 +201,9 @@ def test_dropping_unneeded_logits_changes_nothing(parts, tmp_path):
     vlm, samples, collate = parts
     trainer = trainer_of(awake(vlm), tmp_path, collate, retention_kl=1.0)
     batch = collate(samples[:6])
-    assert trainer._keeps_logits
+    assert trainer.answer_loss._keeps_logits
     dropped = gradients(trainer, [batch])
-    trainer._keeps_logits = False
+    trainer.answer_loss._keeps_logits = False
     close(dropped, gradients(trainer, [batch]), rtol=1e-3, atol=1e-5)
 
 

@@ -1,0 +1,48 @@
+"""Our settings of a training in the words of transformers."""
+
+from __future__ import annotations
+
+import torch
+from transformers import TrainingArguments
+
+from lynx_moe.training.base import choose_precision
+from lynx_moe.training.folder import RunFolder
+from lynx_moe.training.settings import Settings
+
+
+def training_arguments(settings: Settings, folder: RunFolder) -> TrainingArguments:
+    """Our settings in the words of transformers."""
+    chosen = settings.trainer
+    cuda = torch.cuda.is_available()
+    precision = choose_precision(chosen.precision)
+    return TrainingArguments(
+        output_dir=str(folder.checkpoints),
+        max_steps=chosen.max_steps or -1,
+        num_train_epochs=chosen.epochs,
+        per_device_train_batch_size=chosen.batch_size,
+        gradient_accumulation_steps=chosen.accumulate,
+        learning_rate=chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        max_grad_norm=chosen.max_grad_norm,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=not cuda,
+        activation_checkpointing=chosen.checkpointing != "off",
+        activation_checkpointing_kwargs={"use_reentrant": chosen.checkpointing == "reentrant"},
+        logging_steps=chosen.log_every,
+        logging_first_step=True,
+        # A loss that is not a number must be seen, not averaged away.
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if chosen.save_every else "no",
+        save_steps=chosen.save_every or 500,
+        save_total_limit=chosen.keep,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_num_workers=settings.data.workers,
+        dataloader_pin_memory=cuda,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to=[],
+    )

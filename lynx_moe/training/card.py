@@ -1,0 +1,46 @@
+"""What the card of a run, run.json, says beside the training's own numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import lynx_moe
+from lynx_moe.data import SampleDataset
+from lynx_moe.training.preparing import Prepared
+from lynx_moe.training.settings import Settings
+
+LOOKED_AT = 64  # records whose gates go into the card
+
+
+def look_at(prepared: Prepared) -> list[dict]:
+    """Some records, evenly spread over the training set, as batches on the model's device."""
+    records = prepared.records
+    step = max(1, len(records) // LOOKED_AT)
+    samples = list(SampleDataset(records.select(range(0, len(records), step)[:LOOKED_AT]), prepared.builder))
+    device = next(prepared.model.parameters()).device
+    batches = [prepared.collator(samples[start : start + 8]) for start in range(0, len(samples), 8)]
+    return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
+
+
+def last_logged(history: list[dict]) -> dict[str, float]:
+    """The newest value of each thing that was logged on the way, under its own name with `last_` before it."""
+    newest = next((row for row in reversed(history) if "loss" in row), {})
+    return {f"last_{name}": value for name, value in newest.items() if name not in ("step", "epoch")}
+
+
+def describe_data(settings: Settings) -> dict:
+    manifest = Path(settings.data.folder) / "manifest.json"
+    return {"folder": settings.data.folder, "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "lynx_moe": lynx_moe.__version__}
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            pass
+    return found

@@ -1,0 +1,144 @@
+"""The loss of a training step: cross-entropy on grounding answers, and closeness to the base on understanding ones."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lynx_moe.adapter import penalty_values
+from lynx_moe.objectives.answer import answer_nats
+from lynx_moe.objectives.retention import retention_nats
+
+OURS = ("labels", "is_grounding", "in_box")  # batch entries that are for the loss, not for the model
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """What one forward gave.
+
+    Attributes:
+        loss: scalar with a gradient.
+        outputs: the model's own.
+        terms: name to detached scalar, to be logged.
+        blocks: per block its gate, penalties and whether its router was finite, as `penalty_values` gives them.
+    """
+
+    loss: torch.Tensor
+    outputs: object
+    terms: dict[str, torch.Tensor]
+    blocks: dict[str, dict[str, torch.Tensor]]
+
+
+class AnswerLoss:
+    """Mean cross-entropy over grounding answer tokens, plus `retention_kl` times the mean KL(base || adapted) over
+    understanding answer tokens.
+
+    The first mean may weigh the tokens of boxes. Both go over all micro-batches of a step and over all devices, so that
+    accumulating gives the gradient of the joint batch.
+
+    Args:
+        model: the PEFT model itself; its `disable_adapter()` gives the base.
+        retention_kl: weight of the KL; 0 saves the base's forward.
+        box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
+    """
+
+    def __init__(self, model: nn.Module, *, retention_kl: float = 0.0, box_weight: float = 1.0):
+        self.model = model
+        self.retention_kl = retention_kl
+        self.box_weight = box_weight
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+
+    def counts(self, batch: dict) -> torch.Tensor:
+        """(2,) answer tokens of a micro-batch: [grounding (weighed), understanding]."""
+        grounding_BL, understanding_BL = answer_kinds(batch)
+        return torch.stack([self._weights(batch)[grounding_BL].sum(), understanding_BL.sum().float()])
+
+    def __call__(self, model: nn.Module, batch: dict, counts: torch.Tensor, processes: int = 1) -> LossParts:
+        """The loss of a micro-batch.
+
+        Args:
+            model: what to call: the PEFT model, or what a launcher wrapped it with.
+            batch: `labels` (B, L), -100 outside answers; `is_grounding` (B, L), which says of an answer's tokens which
+                of the two terms they belong to; with a `box_weight` also `in_box` (B, L); and the model's inputs.
+            counts: (2,) `counts` summed over all micro-batches of the step and all processes.
+            processes: over how many gradients are averaged.
+        """
+        labels_BL = batch["labels"]
+        grounding_BL, understanding_BL = answer_kinds(batch)
+        forward = forward_inputs(batch)
+        kept_K = (grounding_BL | understanding_BL).any(dim=0).nonzero().squeeze(1)
+        if self._keeps_logits:
+            # Logits only where some row has an answer: a picture's hundreds of tokens times a large vocabulary is most
+            # of the memory otherwise.
+            forward["logits_to_keep"] = kept_K
+
+        retain = self.retention_kl > 0 and bool(understanding_BL.any())
+        # Before the adapted forward: PEFT switches requires_grad off and on around it.
+        base = self._base_logits(forward, kept_K, understanding_BL) if retain else None
+        with penalty_values(self.model) as blocks:
+            outputs = model(**forward)
+        # Data parallel averages over processes. Where there is nothing to count, the sum is 0 too.
+        per_token = processes / counts.where(counts > 0, 1)
+        targets_T, weight_T = labels_BL[:, 1:][grounding_BL], self._weights(batch)[grounding_BL]
+        answer = answer_nats(self._at(outputs.logits, kept_K, grounding_BL), targets_T, weight_T) * per_token[0]
+        loss, terms = answer, {"answer_loss": answer.detach()}
+        if retain:
+            kept = retention_nats(self._at(outputs.logits, kept_K, understanding_BL), base) * per_token[1]
+            loss = loss + self.retention_kl * kept
+            terms["retention_kl"] = kept.detach()
+        return LossParts(loss=loss, outputs=outputs, terms=terms, blocks=blocks)
+
+    def _base_logits(self, forward: dict, kept_K: torch.Tensor, understanding_BL: torch.Tensor) -> torch.Tensor:
+        """(T, V) what the base itself says where an understanding answer's tokens are predicted."""
+        with torch.no_grad(), self.model.disable_adapter():
+            rows_B = understanding_BL.any(dim=1)
+            asked = rows_of(forward, rows_B) if one_picture_each(forward, self.model.get_base_model()) else None
+            if asked is None:
+                asked, rows_B = forward, torch.ones_like(rows_B)
+            return self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
+
+    def _weights(self, batch: dict) -> torch.Tensor:
+        """(B, L-1) what the prediction of each next token weighs among the grounding answers'."""
+        weight_BL = torch.ones_like(batch["labels"][:, 1:], dtype=torch.float32)
+        return weight_BL if self.box_weight == 1 else weight_BL.masked_fill(batch["in_box"][:, 1:], self.box_weight)
+
+    def _at(self, logits: torch.Tensor, kept_K: torch.Tensor, kind_BL: torch.Tensor) -> torch.Tensor:
+        """Logits (T, V) that predict the tokens marked in `kind_BL`, whether or not the model dropped the others."""
+        logits_BKV = logits if self._keeps_logits else logits[:, kept_K]
+        return logits_BKV[kind_BL[:, kept_K]]
+
+
+def forward_inputs(batch: dict) -> dict:
+    """What of a batch the model itself takes."""
+    return {name: value for name, value in batch.items() if name not in OURS}
+
+
+def one_picture_each(forward: dict, base: nn.Module) -> bool:
+    """Whether every row has a picture, or none has: else a row with two and a row with none would look like two rows
+    with one, and be cut in the wrong place.
+    """
+    config = base.config
+    token = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    if token is None:
+        return False
+    shows_B = (forward["input_ids"] == token).any(dim=1)
+    return bool(shows_B.all() or not shows_B.any())
+
+
+def rows_of(forward: dict, rows_B: torch.Tensor) -> dict | None:
+    """The model's inputs of some rows alone; None where one is not cut into rows (all pictures' patches, say)."""
+    shared = {"logits_to_keep"}
+    if any(len(value) != len(rows_B) for name, value in forward.items() if name not in shared):
+        return None
+    return {name: value if name in shared else value[rows_B] for name, value in forward.items()}
+
+
+def answer_kinds(batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two (B, L-1) masks over positions whose next token is a grounding answer's, and an understanding answer's."""
+    next_BL = batch["labels"][:, 1:] != -100
+    is_grounding = batch["is_grounding"].bool()
+    is_grounding_BL = is_grounding[:, 1:] if is_grounding.dim() == 2 else is_grounding[:, None].expand_as(next_BL)
+    return next_BL & is_grounding_BL, next_BL & ~is_grounding_BL

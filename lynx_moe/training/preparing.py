@@ -1,0 +1,119 @@
+"""Everything a training needs before its first step: the base with its adapter, and the records as samples.
+
+`lynx-moe doctor` looks at the same thing, made by the same function, without training it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import ProcessorMixin
+
+from lynx_moe.adapter import LynxConfig
+from lynx_moe.adapter.attaching import attach_adapter
+from lynx_moe.data import Collator, PackedDataset, RecordSet, SampleBuilder, SampleDataset, load_records
+from lynx_moe.data.packing import check_packable
+from lynx_moe.errors import RecordError
+from lynx_moe.families.dialects import get_dialect
+from lynx_moe.training.base import load_base, only_adapter_trains
+from lynx_moe.training.hashing import BaseHash, hash_base
+from lynx_moe.training.memory import keep_freed_memory
+from lynx_moe.training.prompt_gate import fit_on_records
+from lynx_moe.training.records import splits_in
+from lynx_moe.training.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is ready to train.
+
+    Attributes:
+        model: the PEFT model; only the adapter's parameters train.
+        base_path: what the base was loaded from. base_hash: its bytes before anything could touch them.
+        prompt_gate: how the fitting of the prompt gate went, for the card.
+        trainable: number of parameters that train.
+    """
+
+    model: nn.Module
+    processor: ProcessorMixin
+    base_path: str
+    base_hash: BaseHash
+    prompt_gate: dict
+    trainable: int
+    builder: SampleBuilder
+    records: RecordSet
+    dataset: SampleDataset | PackedDataset
+    collator: Collator
+
+
+def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
+    """The base loaded, its adapter attached, the prompt gate fitted, the records ready to be read.
+
+    Args:
+        quiet: print nothing (all processes but the first).
+
+    Raises:
+        ConfigError: a setting that nothing can honour.
+        RecordError: no usable records. FamilyError: no block in this base to wrap, or it cannot train on packed rows.
+    """
+    base, processor = load_base(settings.model, settings.quant)
+    if base.device.type == "cpu":
+        keep_freed_memory()
+    base_hash = hash_base(base)
+    config = LynxConfig(
+        **asdict(settings.adapter), retention_kl=settings.objective.retention_kl, dialect=settings.model.dialect
+    )
+    model = attach_adapter(base, config)
+    # Saved with the adapter, which travels further than the run's card.
+    model.peft_config[model.active_adapter].base["sha256"] = base_hash.digest
+    trainable = only_adapter_trains(model, model.base_model.prefix)
+    if not quiet:
+        tqdm.write(f"{trainable:,} parameters train, all of them the adapter's")
+
+    builder = SampleBuilder(
+        processor, get_dialect(settings.model.dialect, processor), mark_boxes=settings.objective.box_weight != 1
+    )
+    records = training_records(settings)
+    gate = {"mode": config.prompt_gate, "fitted": False}
+    if config.prompt_gate == "auto":
+        gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
+    if settings.data.pack_tokens:
+        check_packable(base)
+        dataset = PackedDataset(records, builder, max_tokens=settings.data.pack_tokens)
+    else:
+        dataset = SampleDataset(records, builder)
+    return Prepared(
+        model=model,
+        processor=processor,
+        base_path=base.name_or_path,
+        base_hash=base_hash,
+        prompt_gate=gate,
+        trainable=trainable,
+        builder=builder,
+        records=records,
+        dataset=dataset,
+        collator=Collator(processor),
+    )
+
+
+def training_records(settings: Settings) -> RecordSet:
+    """The records to train on; raises RecordError when none is about grounding."""
+    data = settings.data
+    records = load_records(data.folder, data.split, kinds=data.kinds, tasks=data.tasks, limit=data.limit)
+    if "grounding" not in records.column("kind"):
+        raise RecordError(
+            f"no grounding record among the {len(records)} to train on",
+            why=f"split {data.split!r} of {data.folder}, kinds {data.kinds}, tasks {data.tasks or 'all'}",
+            fix="choose tasks that ask for boxes, or make more data",
+        )
+    return records
+
+
+def gate_records(settings: Settings) -> tuple[RecordSet, RecordSet | None]:
+    """The records whose questions fit and test the prompt gate: of every kind and task, whatever is trained on."""
+    data = settings.data
+    held_out = load_records(data.folder, data.held_out) if data.held_out in splits_in(Path(data.folder)) else None
+    return load_records(data.folder, data.prompts or data.split), held_out
