@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-OPEN = 256  # rows open at once: measured on lengths as of records, more gained less than 0.1% of a row
+# Rows open at once. Lengths drawn log-normally around a fifth of a row fill 86.8% of the rows' tokens with 1, 98.2% with
+# 8, 98.7% with 64, and no more with a thousand.
+OPEN = 64
 
 
 def fill(pieces: Iterable[tuple[T, int]], room: int, *, window: int = OPEN) -> Iterator[list[T]]:

@@ -8,6 +8,7 @@ template writes.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,8 @@ class Tokens:
     """A tokenised record before its picture tokens are spread out.
 
     `ids` (L,) int32 holds one picture token for each picture, at `pictures_at`, all of them before the answer, which is
-    learned and begins at `answer_at`. `in_box` (L,) says which tokens spell a box of the answer, `in_step` (L,) int8
+    learned and begins at `answer_at`; of a stepwise one the first `given` tokens may be given instead, as the steps
+    before the one that is learned. `in_box` (L,) says which tokens spell a box of the answer, `in_step` (L,) int8
     which step of a stepwise grounding answer a token belongs to (1, 2, .., `ANSWER`; 0: none); None unless asked for.
     """
 
@@ -40,6 +42,7 @@ class Tokens:
     answer_at: int
     pictures_at: tuple[int, ...]
     is_grounding: bool
+    given: int = 0
     in_box: np.ndarray | None = None
     in_step: np.ndarray | None = None
 
@@ -75,6 +78,8 @@ class SampleBuilder:
                 why="only tokenizers of the tokenizers library know the characters behind a token",
                 fix="load the fast tokenizer of this family, or leave objective.box_weight, stepwise and step_weights",
             )
+        # PaliGemma's processor alone takes a prompt and its answer ("suffix") apart.
+        self._is_prefix_model = "suffix" in inspect.signature(processor.__call__).parameters
         self._picture_ids: dict[tuple[int, int], np.ndarray] = {}
         self._token_types: tuple[str, ...] | None = None
         if getattr(processor, "chat_template", None) is None and getattr(self.tokenizer, "chat_template", None) is None:
@@ -126,29 +131,39 @@ class SampleBuilder:
         """The token tensors of a sample, each (L,)."""
         ids = self.spread(tokens, sizes)
         answer_at = tokens.answer_at + len(ids) - len(tokens.ids)
+        learned_at = answer_at + tokens.given
         labels = np.full_like(ids, IGNORED)
-        labels[answer_at:] = ids[answer_at:]
+        labels[learned_at:] = ids[learned_at:]
         marked = {}
         for name, values in (("in_box", tokens.in_box), ("in_step", tokens.in_step)):
             if values is not None:
                 marked[name] = torch.zeros(len(ids), dtype=torch.from_numpy(values).dtype)
-                marked[name][answer_at:] = torch.from_numpy(values[tokens.answer_at :])
+                marked[name][learned_at:] = torch.from_numpy(values[tokens.answer_at + tokens.given :])
         return {
             "input_ids": torch.from_numpy(ids),
             "labels": torch.from_numpy(labels),
             "attention_mask": torch.ones(len(ids), dtype=torch.long),
             "is_grounding": torch.full((len(ids),), tokens.is_grounding),
             **marked,
-            **self.token_types(ids),
+            **self.token_types(ids, answer_at),
         }
 
-    def token_types(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
-        """The processor's own per-token types of `ids` (L,), for processors that give them; else nothing."""
+    def token_types(self, ids: np.ndarray, answer_at: int | None = None) -> dict[str, torch.Tensor]:
+        """The processor's own per-token types of `ids` (L,), for processors that give them; else nothing.
+
+        Args:
+            answer_at: where the answer begins; None for a prompt alone. Prefix models see the prompt as a whole and
+                mark the answer.
+        """
         if self._token_types is None:
             self.picture_ids((64, 64))
         if not self._token_types:
             return {}
-        types = torch.tensor(self.processor.create_mm_token_type_ids([ids.tolist()])[0])
+        if self._is_prefix_model:
+            types = torch.zeros(len(ids), dtype=torch.long)
+            types[len(ids) if answer_at is None else answer_at :] = 1
+        else:
+            types = torch.tensor(self.processor.create_mm_token_type_ids([ids.tolist()])[0])
         return {name: types for name in self._token_types}
 
     def pixels(self, image: Image.Image) -> dict[str, torch.Tensor]:
@@ -162,7 +177,11 @@ class SampleBuilder:
         if size not in self._picture_ids:
             # A blank picture of that size gets as many tokens as any other, and its content does not matter.
             made = self.processor(images=Image.new("RGB", size), text=self.image_token, add_special_tokens=False)
-            self._picture_ids[size] = np.asarray(made["input_ids"][0], dtype=np.int32)
+            ids = np.asarray(made["input_ids"][0], dtype=np.int32)
+            if self._is_prefix_model:
+                # Its processor words the whole prompt: what follows the picture is the template's here.
+                ids = ids[: np.flatnonzero(ids == self.image_token_id)[-1] + 1]
+            self._picture_ids[size] = ids
             self._token_types = tuple(name for name in TOKEN_TYPES if name in made)
         return self._picture_ids[size]
 

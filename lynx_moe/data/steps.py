@@ -89,7 +89,7 @@ def _cut(tokens: Tokens, first: int, last: int, count: int) -> Tokens:
     return replace(
         tokens,
         ids=tokens.ids[:end],
-        answer_at=begin,
+        given=begin - tokens.answer_at,
         in_box=None if tokens.in_box is None else tokens.in_box[:end],
         in_step=tokens.in_step[:end],
     )

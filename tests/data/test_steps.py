@@ -42,8 +42,11 @@ def builder():
 def said(builder, stepwise, record=FIGURE):
     """(input, target) of every forward."""
     decode = builder.tokenizer.decode
-    cut = [(t.ids[: t.answer_at], t.ids[t.answer_at :]) for t in step_tokens(builder, record, stepwise)]
-    return [(decode(before), decode(learned)) for before, learned in cut]
+    found = []
+    for tokens in step_tokens(builder, record, stepwise):
+        learned_at = tokens.answer_at + tokens.given
+        found.append((decode(tokens.ids[:learned_at]), decode(tokens.ids[learned_at:])))
+    return found
 
 
 def asked(suffix: str) -> str:
@@ -93,6 +96,13 @@ def test_what_was_learned_in_steps_is_what_evaluation_reads_in_one_string(builde
     plain = SampleBuilder(builder.processor, builder.dialect)
     (asked_for,), (same,) = plain.prompts([FIGURE]), builder.prompts([FIGURE])
     assert builder.tokenizer.decode(asked_for.ids) == asked(ALL) and (asked_for.ids == same.ids).all()
+
+
+def test_earlier_steps_are_given_but_no_part_of_the_prompt(builder):
+    """Where it matters: a prefix model (PaliGemma) lets all of a prompt see all of it."""
+    whole, (first, _, last) = step_tokens(builder, FIGURE)[0], step_tokens(builder, FIGURE, Stepwise("faithful"))
+    assert first.given == whole.given == 0 and last.answer_at == first.answer_at
+    assert builder.tokenizer.decode(last.ids[last.answer_at :][: last.given]) == f" {ONE} {TWO}"
 
 
 def test_records_without_steps_and_understanding_ones_are_learned_whole(builder):
