@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-# Rows open at once. Lengths drawn log-normally around a fifth of a row fill 86.8% of the rows' tokens with 1, 98.2% with
-# 8, 98.7% with 64, and no more with a thousand.
+# Rows open at once. Lengths drawn log-normally around a fifth of a row fill 86.8% of the rows' tokens with 1, 98.2%
+# with 8, 98.7% with 64, and no more with a thousand.
 OPEN = 64
 
 
