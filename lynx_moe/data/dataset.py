@@ -88,14 +88,15 @@ class Source:
         return prefix
 
     def _prefix(self, positions: Sequence[int]) -> int | None:
-        return shared_prefix([t for each in positions for t in self.tokens(each)], self._per_picture(positions[0]))
+        return shared_prefix([t for each in positions for t in self.tokens(each)], self.per_picture(positions[0]))
 
     def lengths(self, position: int) -> list[int]:
         """Tokens of each sample, those of its pictures included."""
-        more = sum(n - 1 for n in self._per_picture(position))
+        more = sum(n - 1 for n in self.per_picture(position))
         return [len(tokens.ids) + more for tokens in self.tokens(position)]
 
-    def _per_picture(self, position: int) -> list[int]:
+    def per_picture(self, position: int) -> list[int]:
+        """Tokens that stand for each of its pictures."""
         return [len(self.builder.picture_ids(size)) for size in self.records.sizes(position)]
 
 

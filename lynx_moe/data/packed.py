@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch.utils.data import Dataset
@@ -53,18 +53,14 @@ class PackedDataset(Dataset):
         self.records = records if not self.dropped else records.select(kept)
         self.packing = packing
         self._source = Source(self.records, builder, stepwise, cache_bytes)
-        groups = [part for group in self.records.by_picture() for part in self._filled(group, max_tokens)]
-        fullest = max(groups, key=self._samples, default=[])
-        self._share = share
-        if packing == "picture":
-            if self._samples(fullest) > 1:
-                self._source.prefix(fullest)
-            self.groups = [[group] for group in groups]
-            return
-        self._share = share and (self._samples(fullest) < 2 or self._source.shares(fullest))
-        if not self._share:
-            groups = [[position] for group in groups for position in group]
-        self.groups = list(fill(((group, self._length(group)) for group in groups), max_tokens))
+        groups = self.records.by_picture()
+        sharing = next((some for each in groups if (some := self._several(each))), None)
+        if packing == "picture" and sharing:
+            self._source.prefix(sharing)  # raises
+        self._share = share and (sharing is None or self._source.shares(sharing))
+        # Each record is tokenised once on the way, and only its place is kept.
+        pieces = (piece for group in groups for piece in self._pieces(group, max_tokens))
+        self.groups = [[group] for group, _ in pieces] if packing == "picture" else list(fill(pieces, max_tokens))
 
     @property
     def rows(self) -> list[list[int]]:
@@ -81,27 +77,30 @@ class PackedDataset(Dataset):
         parts = [part for g in groups for part in ([source.group(g)] if self._share else source.apart(g))]
         return chain(parts)
 
-    def _samples(self, group: Sequence[int]) -> int:
-        return sum(len(self._source.tokens(position)) for position in group)
+    def _several(self, group: list[int]) -> list[int]:
+        """Of a group so many records that they have more than one sample; none if it has only one."""
+        if len(group) > 1:
+            return group[:2]
+        stepwise = self._source.stepwise
+        return group if stepwise.in_segments and len(self._source.tokens(group[0])) > 1 else []
 
-    def _length(self, group: Sequence[int]) -> int:
-        """Tokens of a group in a row."""
-        lengths = [length for position in group for length in self._source.lengths(position)]
-        repeated = self._source.prefix(group) if self._share and len(lengths) > 1 else 0
-        return sum(lengths) - repeated * (len(lengths) - 1)
-
-    def _filled(self, group: list[int], max_tokens: int) -> list[list[int]]:
-        """The group cut, in its order, into rows that keep within `max_tokens` where they can."""
-        picture = sum(len(self._source.builder.picture_ids(size)) for size in self.records.sizes(group[0]))
-        rows: list[list[int]] = []
-        room = 0
+    def _pieces(self, group: list[int], max_tokens: int) -> Iterator[tuple[list[int], int]]:
+        """The group cut, in its order, into pieces that keep within `max_tokens` where they can, with their lengths."""
+        if not self._share:
+            yield from (([position], sum(self._source.lengths(position))) for position in group)
+            return
+        piece, length, room = [], 0, 0
         for position in group:
             tokens = self._source.tokens(position)
             shared = tokens[0].picture_at or 0  # tokens before the picture; its own placeholder counts as the record's
             own = sum(len(each.ids) - shared for each in tokens)
-            if not rows or own > room:
-                rows.append([])
-                room = max_tokens - shared - picture
-            rows[-1].append(position)
+            if not piece or own > room:
+                if piece:
+                    yield piece, length
+                pictures = sum(self._source.per_picture(position))
+                piece, length, room = [], shared + pictures, max_tokens - shared - pictures
+            piece.append(position)
+            # Exactly: without the one placeholder of each of its pictures.
+            length += own - len(tokens) * len(tokens[0].pictures_at)
             room -= own
-        return rows
+        yield piece, length

@@ -74,8 +74,12 @@ def test_rows_are_the_same_every_time_and_within_their_tokens(records, llava):
     one, other = (PackedDataset(records, builder, packing="sequence", max_tokens=150) for _ in range(2))
     assert one.groups == other.groups
     lengths = [len(one[k]["input_ids"]) for k in range(len(one))]
-    assert lengths == [sum(one._length(group) for group in groups) for groups in one.groups]
     assert all(length <= 150 for length in lengths)
+    # What rows were filled by is what they hold, to the token.
+    for share in (True, False):
+        packed = PackedDataset(records, builder, packing="sequence", max_tokens=10_000, share=share)
+        pieces = [piece for group in records.by_picture() for piece in packed._pieces(group, 10_000)]
+        assert len(packed) == 1 and sum(length for _, length in pieces) == len(packed[0]["input_ids"])
 
 
 def test_a_template_that_asks_before_it_shows_repeats_the_picture(records):

@@ -146,4 +146,6 @@ def test_packed_rows_count_every_segment_of_a_record(stepped):
     assert sorted(k for row in packed.rows for k in row) == list(range(len(records)))
     lengths = [len(packed[k]["input_ids"]) for k in range(len(packed))]
     assert all(length <= 150 or len(row) == 1 for length, row in zip(lengths, packed.rows, strict=True))
+    pieces = [length for group in records.by_picture() for _, length in packed._pieces(group, 150)]
+    assert pieces == lengths
     assert packed[0]["segment_ids"].max() == 3 and (packed[0]["input_ids"] == 3).sum() == 16
