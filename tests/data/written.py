@@ -142,7 +142,7 @@ def stepwise_folder(folder: Path) -> Path:
             question="What color is the thing the person is looking at?",
             steps=[
                 step("Find the person at {box:0}.", [0.0, 4.0, 9.0, 32.0]),
-                step("Look at the ball {box:0}.", [10.0, 12.0, 32.0, 32.0]),
+                step("Find the ball at {box:0}.", [10.0, 12.0, 32.0, 32.0]),
             ],
             answer="The ball is orange.",
         ),
@@ -164,8 +164,8 @@ def stepwise_folder(folder: Path) -> Path:
             image_id="b",
             question="How many star are there?",
             steps=[
-                step("One is at {box:0}.", [1.0, 2.0, 11.0, 22.0]),
-                step("One is at {box:0}.", [12.0, 2.0, 20.0, 9.0]),
+                step("Find the star at {box:0}.", [1.0, 2.0, 11.0, 22.0]),
+                step("The star is at {box:0}.", [12.0, 2.0, 20.0, 9.0]),
                 step("No star is left ."),
             ],
             answer="two",

@@ -5,9 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from lynx_moe.adapter import set_gate
-from lynx_moe.data import Collator, PackedDataset, SampleBuilder, SampleDataset, load_records
+from lynx_moe.data import Collator, PackedDataset, SampleBuilder, SampleDataset, final_answer, load_records, target_text
+from lynx_moe.data.prompts import step_texts
 from lynx_moe.data.steps import Stepwise
 from lynx_moe.errors import ConfigError
+from lynx_moe.evaluation.generate import generate_answers
 from lynx_moe.families.dialects import get_dialect
 from lynx_moe.objectives.stepwise import step_weights
 from lynx_moe.training import run
@@ -117,3 +119,31 @@ def test_settings_that_contradict_each_other_are_refused(settings, objective, da
         setattr(chosen.objective, name, value)
     with pytest.raises(ConfigError, match=said):
         run(chosen)
+
+
+@pytest.mark.slow
+def test_steps_learned_one_by_one_come_out_in_one_string(parts):
+    """Here with one suffix for both: three records learned by heart say nothing about a suffix never seen."""
+    vlm, processor = tiny_llava_with_processor()
+    _, builder, records, collate = parts
+    records = records.select([k for k, record in enumerate(records) if record.steps])
+    dataset = SampleDataset(records, builder, stepwise=Stepwise("faithful", (ALL,)))
+    batch = collate([dataset[k] for k in range(len(dataset))])
+    with torch.no_grad():
+        for parameter in vlm.model.language_model.parameters():
+            if parameter.ndim > 1:
+                parameter.div_(3)
+    learns = [*vlm.model.language_model.parameters(), *vlm.lm_head.parameters()]
+    optimiser = torch.optim.AdamW([parameter.requires_grad_(True) for parameter in learns], lr=1e-2)
+    for _ in range(300):
+        loss = vlm(**forward_inputs(batch), labels=batch["labels"]).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        if loss < 0.02:
+            break
+    answers = generate_answers(vlm, builder, list(records), progress=False, max_new_tokens=120)
+    for answer, record in zip(answers, records, strict=True):
+        expected = target_text(record, builder.dialect)
+        assert answer.text == expected and len(step_texts(answer.text)) == len(record.steps)
+        assert final_answer(answer.text) == final_answer(expected)
