@@ -93,7 +93,19 @@ class SampleDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        return self._source.sample(position) | self._source.pixels(position)
+        return self.text(position) | self.pixels(position)
+
+    def text(self, position: int) -> dict[str, torch.Tensor]:
+        """The token tensors of a row."""
+        return self._source.sample(position)
+
+    def pixels(self, position: int) -> dict[str, torch.Tensor]:
+        """What the image processor makes of a row's pictures."""
+        return self._source.pixels(position)
+
+    def pictures(self, position: int) -> list[int]:
+        """Numbers, in `records`, of the pictures of a row."""
+        return self.records.pictures(position)
 
 
 class PackedDataset(Dataset):
@@ -126,11 +138,23 @@ class PackedDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        return self.text(row) | self.pixels(row)
+
+    def text(self, row: int) -> dict[str, torch.Tensor]:
+        """The token tensors of a row."""
         positions = self.rows[row]
         samples = [self._source.sample(position) for position in positions]
         # A lone record needs no prefix: the same row with one segment.
         prefix = self._prefix(positions) if len(positions) > 1 else 0
-        return pack(samples, prefix) | self._source.pixels(positions[0])
+        return pack(samples, prefix)
+
+    def pixels(self, row: int) -> dict[str, torch.Tensor]:
+        """What the image processor makes of a row's pictures."""
+        return self._source.pixels(self.rows[row][0])
+
+    def pictures(self, row: int) -> list[int]:
+        """Numbers, in `records`, of the pictures of a row."""
+        return self.records.pictures(self.rows[row][0])
 
     def _filled(self, group: list[int], max_tokens: int) -> list[list[int]]:
         """The group cut, in its order, into rows that keep within `max_tokens` where they can."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from lynx_moe.adapter import penalty_values
+from lynx_moe.families.prefix import Boundary
 from lynx_moe.objectives.answer import answer_nats
 from lynx_moe.objectives.retention import retention_nats
 
@@ -43,10 +45,19 @@ class AnswerLoss:
         model: the PEFT model itself; its `disable_adapter()` gives the base.
         retention_kl: weight of the KL; 0 saves the base's forward.
         box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
+        boundary: where the model is run from, if it is not run whole; the base is then run from there as well.
     """
 
-    def __init__(self, model: nn.Module, *, retention_kl: float = 0.0, box_weight: float = 1.0):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        retention_kl: float = 0.0,
+        box_weight: float = 1.0,
+        boundary: Boundary | None = None,
+    ):
         self.model = model
+        self.boundary = boundary
         self.retention_kl = retention_kl
         self.box_weight = box_weight
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
@@ -97,8 +108,9 @@ class AnswerLoss:
             rows_B = understanding_BL.any(dim=1)
             asked = rows_of(forward, rows_B) if one_picture_each(forward, self.model.get_base_model()) else None
             if asked is None:
-                asked, rows_B = forward, torch.ones_like(rows_B)
-            return self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
+                return self._at(self.model(**forward).logits, kept_K, understanding_BL)
+            with self.boundary.rows(rows_B) if self.boundary else nullcontext():
+                return self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
 
     def _weights(self, batch: dict) -> torch.Tensor:
         """(B, L-1) what the prediction of each next token weighs among the grounding answers'."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
 from lynx_moe.training.checkpoints import keep_newest, save_whole
 from lynx_moe.training.finite import RouterWatch
 from lynx_moe.training.loss import AnswerLoss
+from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
 
 
@@ -28,6 +30,7 @@ class LynxTrainer(Trainer):
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
         progress: show a progress bar.
+        prefix: the frozen-prefix cache; its dataset and collator must be those of `rest`.
         rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
     """
 
@@ -41,13 +44,17 @@ class LynxTrainer(Trainer):
         warmup: float = 0.0,
         budget: TimeBudget | None = None,
         progress: bool = True,
+        prefix: PrefixCache | None = None,
         **rest,
     ):
         # One process, one device: torch's DataParallel would run replicas whose gates nobody set. Use torchrun.
         args._n_gpu = min(1, args.n_gpu)
         super().__init__(model=model, args=args, **rest)
         self.loss_is_scaled_for_ga = True
-        self.answer_loss = AnswerLoss(model, retention_kl=retention_kl, box_weight=box_weight)
+        self.prefix = prefix
+        self.answer_loss = AnswerLoss(
+            model, retention_kl=retention_kl, box_weight=box_weight, boundary=prefix and prefix.boundary
+        )
         self.warmup = warmup
         self.budget = budget or TimeBudget()
         self.dead_parameters = DeadParameters(model)
@@ -71,11 +78,13 @@ class LynxTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         # Around the backward too: activation checkpointing runs blocks again there, and they must gate the same way.
-        with set_gate(self.model, True):
+        with set_gate(self.model, True), self.prefix.step() if self.prefix else nullcontext():
             follow_loss_scale(self)
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.prefix is not None:
+            inputs = self.prefix.replay(inputs)
         counts = self.answer_loss.counts(inputs) if num_items_in_batch is None else num_items_in_batch
         parts = self.answer_loss(model, inputs, counts, self.accelerator.num_processes)
         if model.training:
