@@ -6,6 +6,7 @@ below the boundary hand on what they are given, and in front of the boundary the
     embedding ── layer 0 ── .. ── layer k-1 ──┬── layer k ── .. ── logits       ordinary
     embedding ──────────────────── states ────┴── layer k ── .. ── logits       replaying
     embedding ── layer 0 ── .. ── layer k-1 ──┬──────────────── .. ── -         capturing
+    embedding ──────────────────────────────────────── states ── .. ── logits   behind all layers
 
 Masks, rotary positions and norms therefore are the family's own. It holds where the picture reaches the layers above
 only through those states, which `Boundary.check` finds out by trying.
@@ -14,7 +15,7 @@ only through those states, which `Boundary.check` finds out by trying.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ class Boundary:
         layer: index of the first decoder layer above it; 0 when only the embedding and the picture's side lie below.
         source: states to run from; None runs the model in the ordinary way. With activation checkpointing it must stay
             until the backward is done.
+        behind: states behind the last layer to run from instead; no layer runs then.
         forms: what each decoder layer returns: 0 a tensor, n a tuple of n, the states first. `check` fills it.
 
     Raises:
@@ -64,7 +66,7 @@ class Boundary:
         self.model = model
         self.call = call or model
         name = find_ffn_blocks(model)[0].inside.rpartition(".")[0]
-        self.layers: Sequence[nn.Module] = model.get_submodule(name)
+        self.layers: nn.ModuleList = model.get_submodule(name)
         trained = [i for i, layer in enumerate(self.layers) if any(p.requires_grad for p in layer.parameters())]
         outside = [n for n, p in model.named_parameters() if p.requires_grad and not n.startswith(f"{name}.")]
         if outside or not trained:
@@ -75,9 +77,11 @@ class Boundary:
             )
         self.layer = 0 if at_embedding else min(trained)
         self.source: States | None = None
+        self.behind: States | None = None
         self.forms: list[int] = []
         self._capturing = False
         self._seen: Tensor | None = None
+        self._last: Tensor | None = None
         self._refuse_noise()
         self._hook = self.layers[self.layer].register_forward_pre_hook(self._in_front, with_kwargs=True)
         for index, layer in enumerate(self.layers):
@@ -137,21 +141,25 @@ class Boundary:
         states_BLD = self._taken()
         if len(self.forms) != len(self.layers) or states_BLD.shape[:2] != there_BL.shape:
             raise self._refused("its decoder layers are not called once each with states of (rows, tokens, width)")
+        behind = States(self.last_states(), torch.ones_like(there_BL))
         try:
             self.source = States(states_BLD, there_BL)
             replayed = self._logits(without)
+            self.source, self.behind = None, behind
+            from_behind = self._logits(without)
         except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError) as problem:
             raise self._refused(f"it does not run without its pictures: {problem}") from problem
         finally:
-            self.source = None
+            self.source = self.behind = None
         bitwise = ordinary.dtype == torch.float32 and ordinary.device.type == "cpu"
         allowed = 0.0 if bitwise else 0.01 * ordinary.abs().max().item()
-        apart = (ordinary - replayed).abs().max().item() if ordinary.shape == replayed.shape else float("inf")
-        if not apart <= allowed:
-            raise self._refused(
-                f"with the states in front of layer {self.layer} replayed, logits are up to {apart:.3g} off: "
-                + (self._other_way() or "layers above read the picture, or what lower layers left, in another way")
-            )
+        for logits, place in ((replayed, f"in front of layer {self.layer}"), (from_behind, "behind the last layer")):
+            apart = (ordinary - logits).abs().max().item() if ordinary.shape == logits.shape else float("inf")
+            if not apart <= allowed:
+                raise self._refused(
+                    f"with the states {place} replayed, logits are up to {apart:.3g} off: "
+                    + (self._other_way() or "layers above read the picture, or what lower layers left, in another way")
+                )
         return states_BLD
 
     # ---- inside the model ----
@@ -159,6 +167,8 @@ class Boundary:
     def _in_front(self, layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Sees the states in front of the boundary, and exchanges them when there is a source."""
         hidden_BLD = args[0] if args else kwargs["hidden_states"]
+        if self.behind is not None:
+            return None
         if self.source is None:
             self._seen = hidden_BLD
             return None
@@ -171,13 +181,23 @@ class Boundary:
     def _skipping(self, index: int, forward):
         @functools.wraps(forward)
         def maybe(*args: Any, **kwargs: Any) -> Any:
-            skipped = self.source is not None and index < self.layer or self._capturing and index >= self.layer
-            if not skipped:
-                return forward(*args, **kwargs)
+            below = self.source is not None and index < self.layer
+            if not (below or self.behind is not None or self._capturing and index >= self.layer):
+                output = forward(*args, **kwargs)
+                if index == len(self.layers) - 1 and not torch.is_grad_enabled():
+                    self._last = output[0] if isinstance(output, tuple) else output
+                return output
             hidden = args[0] if args else kwargs["hidden_states"]
+            if self.behind is not None and index == len(self.layers) - 1:
+                hidden = torch.where(self.behind.there_BL[..., None], self.behind.value_BLD, hidden)
             return hidden if not self.forms[index] else (hidden, *[None] * (self.forms[index] - 1))
 
         return maybe
+
+    def last_states(self) -> Tensor:
+        """(B, L, D) the states behind the last layer in the newest forward without gradients; given out once."""
+        last, self._last = self._last, None
+        return last
 
     def _note_form(self, layer: nn.Module, args: tuple, output: Any) -> None:
         self.forms.append(len(output) if isinstance(output, tuple) else 0)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from lynx_moe.adapter import penalty_values
-from lynx_moe.families.prefix import Boundary
 from lynx_moe.objectives.answer import answer_nats
 from lynx_moe.objectives.retention import retention_nats
+
+if TYPE_CHECKING:
+    from lynx_moe.training.prefix_cache import PrefixCache
 
 OURS = ("labels", "is_grounding", "in_box")  # batch entries that are for the loss, not for the model
 
@@ -45,7 +48,7 @@ class AnswerLoss:
         model: the PEFT model itself; its `disable_adapter()` gives the base.
         retention_kl: weight of the KL; 0 saves the base's forward.
         box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
-        boundary: where the model is run from, if it is not run whole; the base is then run from there as well.
+        prefix: the frozen-prefix cache, where one is used: it keeps what the base itself says, too.
     """
 
     def __init__(
@@ -54,10 +57,10 @@ class AnswerLoss:
         *,
         retention_kl: float = 0.0,
         box_weight: float = 1.0,
-        boundary: Boundary | None = None,
+        prefix: PrefixCache | None = None,
     ):
         self.model = model
-        self.boundary = boundary
+        self.prefix = prefix
         self.retention_kl = retention_kl
         self.box_weight = box_weight
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
@@ -108,8 +111,8 @@ class AnswerLoss:
             rows_B = understanding_BL.any(dim=1)
             asked = rows_of(forward, rows_B) if one_picture_each(forward, self.model.get_base_model()) else None
             if asked is None:
-                return self._at(self.model(**forward).logits, kept_K, understanding_BL)
-            with self.boundary.rows(rows_B) if self.boundary else nullcontext():
+                asked, rows_B = forward, torch.ones_like(rows_B)
+            with self.prefix.base(rows_B, understanding_BL) if self.prefix else nullcontext():
                 return self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
 
     def _weights(self, batch: dict) -> torch.Tensor:

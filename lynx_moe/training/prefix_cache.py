@@ -70,11 +70,14 @@ class PrefixCache:
         }
         self.store = PrefixStore(Path(folder), about)
         token = prepared.builder.image_token_id if at_embedding else None
-        self.dataset = PrefixDataset(prepared.dataset, self.store, token)
+        self.dataset = PrefixDataset(
+            prepared.dataset, self.store, token, with_answers=settings.objective.retention_kl > 0
+        )
         self.collator = PrefixCollator(prepared.collator)
         self._rows, self._collate = prepared.dataset, prepared.collator
         self._keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
         self._type: torch.dtype | None = None  # of the states, with `_width`; known once the family was tried
+        self._answers: tuple[torch.Tensor | None, dict[int, str]] | None = None
         self._counts = {"read": 0, "computed": 0, "damaged": 0}
 
     @contextmanager
@@ -83,7 +86,35 @@ class PrefixCache:
         try:
             yield
         finally:
-            self.boundary.source = None
+            self.boundary.source = self._answers = None
+
+    @contextmanager
+    def base(self, rows_B: torch.Tensor, at_BL: torch.Tensor) -> Iterator[None]:
+        """Around the base's own forward: what it says is stored too, and where it is, no decoder layer runs.
+
+        Args:
+            rows_B: bool, the rows of the batch that the model is called with.
+            at_BL: (B, L-1) bool, the positions of the batch where the base is asked.
+        """
+        if self._answers is None:
+            yield
+            return
+        stored_TD, lacking = self._answers
+        if stored_TD is None:
+            with self.boundary.rows(rows_B):
+                yield
+            last_RLD, place = self.boundary.last_states(), rows_B.cumsum(0) - 1
+            for row, key in lacking.items():
+                self.store.put(key, {STATES: last_RLD[place[row], :-1][at_BL[row]].to(self._stored)})
+            return
+        there_BL = torch.cat([at_BL, torch.zeros_like(at_BL[:, :1])], dim=1)
+        value_BLD = torch.zeros(*there_BL.shape, self._width, dtype=self._type, device=there_BL.device)
+        value_BLD[there_BL] = stored_TD.to(self._type)
+        self.boundary.behind = States(value_BLD, there_BL).of_rows(rows_B)
+        try:
+            yield
+        finally:
+            self.boundary.behind = None
 
     def replay(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch as the model and the loss take it, without pictures; the model runs from the boundary on.
@@ -109,6 +140,7 @@ class PrefixCache:
             there_BL[row, : len(states_SD)] = True
         if prefix["missing"]:
             self._compute(batch, prefix, value_BLD, there_BL)
+        self._answers = (prefix["answers"], prefix["answer_keys"]) if self.dataset.with_answers else None
         self._counts["read"] += len(prefix["hits"])
         self._counts["computed"] += len(prefix["missing"])
         self._counts["damaged"] += prefix["damaged"]

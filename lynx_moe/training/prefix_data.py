@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lynx_moe.data.pictures import side_by_side
+from lynx_moe.data.sample import IGNORED
 from lynx_moe.training.prefix_store import STATES, Damaged, PrefixStore
 
 PREFIX = "prefix"  # what a batch calls it
@@ -26,14 +27,18 @@ class Note(NamedTuple):
         span: tokens, from the first, whose states are meant.
         states_SD: the stored states; None when they are missing.
         pictures: what the image processor gave; when the states are there, only `geometry` of it.
-        damaged: whether the stored states were damaged.
+        damaged: how many of the row's files were damaged.
+        answer_key: name in the store of what the base itself makes of the row's understanding answer; None without.
+        answer_TD: that, if it is stored: states behind the last layer where an answer token is predicted.
     """
 
     key: str | None
     span: int
     states_SD: Tensor | None
     pictures: dict[str, Tensor]
-    damaged: bool
+    damaged: int = 0
+    answer_key: str | None = None
+    answer_TD: Tensor | None = None
 
 
 class PrefixDataset(Dataset):
@@ -43,12 +48,14 @@ class PrefixDataset(Dataset):
         rows: a dataset with `text`, `pixels` and `pictures` (of a row) and `records`.
         picture_token: id that stands for the picture when only its states, at the decoder's entrance, are stored;
             None stores the states of all of a row's tokens.
+        with_answers: read what the base itself says too, which the loss on understanding answers asks for.
     """
 
-    def __init__(self, rows: Any, store: PrefixStore, picture_token: int | None):
+    def __init__(self, rows: Any, store: PrefixStore, picture_token: int | None, *, with_answers: bool):
         self.rows = rows
         self.store = store
         self.picture_token = picture_token
+        self.with_answers = with_answers
         self._fingerprints: dict[int, bytes] = {}
 
     def __len__(self) -> int:
@@ -58,17 +65,28 @@ class PrefixDataset(Dataset):
         text = self.rows.text(row)
         pictures = self.rows.pictures(row)
         span = self.span(text, bool(pictures))
-        if not span:
-            return text | {PREFIX: Note(None, 0, None, {}, False)}
-        key = self.store.key(self._content(text, span, pictures))
-        damaged = False
+        note = Note(None, 0, None, {})
+        if span:
+            key = self.store.key(self._content(text, span, pictures))
+            found, damaged = self._stored(key)
+            if found is None:
+                note = Note(key, span, None, self.rows.pixels(row), damaged)
+            else:
+                note = Note(key, span, found.pop(STATES), found)
+        at_T = answer_places(text) if self.with_answers else ()
+        if len(at_T):
+            whole = self._content(text, len(text["input_ids"]), pictures)
+            key = self.store.key(b"answer" + whole + at_T.numpy().tobytes())
+            found, damaged = self._stored(key)
+            note = note._replace(answer_key=key, answer_TD=found and found[STATES], damaged=note.damaged + damaged)
+        return text | {PREFIX: note}
+
+    def _stored(self, key: str) -> tuple[dict[str, Tensor] | None, int]:
+        """What is stored under `key`, and how many damaged files were in the way."""
         try:
-            found = self.store.get(key)
+            return self.store.get(key), 0
         except Damaged:
-            found, damaged = None, True
-        if found is None:
-            return text | {PREFIX: Note(key, span, None, self.rows.pixels(row), damaged)}
-        return text | {PREFIX: Note(key, span, found.pop(STATES), found, False)}
+            return None, 1
 
     def span(self, text: dict[str, Tensor], has_picture: bool) -> int:
         """How many tokens of a row, from the first, have states worth storing."""
@@ -83,10 +101,10 @@ class PrefixDataset(Dataset):
     def _content(self, text: dict[str, Tensor], span: int, pictures: Sequence[int]) -> bytes:
         """Everything about the row that its states depend on, as one digest."""
         digest = hashlib.sha256()
-        if self.picture_token is not None:
+        if span < len(text["input_ids"]):
             # In front of the first layer no token has seen another: records of one picture share what is stored.
             text = {name: value for name, value in text.items() if name != "segment_ids"}
-            text.setdefault("position_ids", torch.arange(span))
+            text.setdefault("position_ids", torch.arange(len(text["input_ids"])))
         for name, value in sorted(text.items()):
             if name not in UNREAD:
                 digest.update(f"{name} {value.dtype} {span}".encode())
@@ -112,7 +130,8 @@ class PrefixCollator:
         """The batch without pictures; and under "prefix"
 
         `hits` (rows), `sizes` (tokens of each), `states` (all of them, D); `missing`: per row that is to be computed
-        its number, key, span and `geometry`; `pictures`: of those rows, as the model takes them; `names`: of entries of
+        its number, key, span and `geometry`; `answers`: what the base says, (rows, D) together or None where some are
+        missing; `answer_keys`: row to name in the store where missing; `pictures`: of those rows, as the model takes them; `names`: of entries of
         the batch that go by pictures, not rows; `damaged`.
         """
         notes: list[Note] = [sample[PREFIX] for sample in samples]
@@ -121,6 +140,8 @@ class PrefixCollator:
         batch = self.collate([text | small for text, small in zip(texts, geometries, strict=True)])
         hits = [row for row, note in enumerate(notes) if note.states_SD is not None]
         missing = [row for row, note in enumerate(notes) if note.key is not None and note.states_SD is None]
+        asked = [note for note in notes if note.answer_key is not None]
+        lacking = {row: n.answer_key for row, n in enumerate(notes) if n.answer_key and n.answer_TD is None}
         batch[PREFIX] = {
             "hits": hits,
             "sizes": [len(notes[row].states_SD) for row in hits],
@@ -128,9 +149,17 @@ class PrefixCollator:
             "missing": [(row, notes[row].key, notes[row].span, geometries[row]) for row in missing],
             "pictures": side_by_side([notes[row].pictures for row in missing if notes[row].pictures]),
             "names": sorted({name for small in geometries for name in small}),
+            "answers": torch.cat([note.answer_TD for note in asked]) if asked and not lacking else None,
+            "answer_keys": lacking,
             "damaged": sum(note.damaged for note in notes),
         }
         return batch
+
+
+def answer_places(text: dict[str, Tensor]) -> Tensor:
+    """(T,) positions in a row where a token of an understanding answer is predicted."""
+    grounding = text["is_grounding"].bool()
+    return ((text["labels"][1:] != IGNORED) & ~grounding[1:]).nonzero().squeeze(1)
 
 
 def geometry(pictures: dict[str, Tensor]) -> dict[str, Tensor]:

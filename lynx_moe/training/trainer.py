@@ -52,9 +52,7 @@ class LynxTrainer(Trainer):
         super().__init__(model=model, args=args, **rest)
         self.loss_is_scaled_for_ga = True
         self.prefix = prefix
-        self.answer_loss = AnswerLoss(
-            model, retention_kl=retention_kl, box_weight=box_weight, boundary=prefix and prefix.boundary
-        )
+        self.answer_loss = AnswerLoss(model, retention_kl=retention_kl, box_weight=box_weight, prefix=prefix)
         self.warmup = warmup
         self.budget = budget or TimeBudget()
         self.dead_parameters = DeadParameters(model)
