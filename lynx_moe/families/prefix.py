@@ -82,7 +82,6 @@ class Boundary:
         self._capturing = False
         self._seen: Tensor | None = None
         self._last: Tensor | None = None
-        self._refuse_noise()
         self._hook = self.layers[self.layer].register_forward_pre_hook(self._in_front, with_kwargs=True)
         for index, layer in enumerate(self.layers):
             layer.forward = self._skipping(index, layer.forward)
@@ -141,6 +140,10 @@ class Boundary:
         states_BLD = self._taken()
         if len(self.forms) != len(self.layers) or states_BLD.shape[:2] != there_BL.shape:
             raise self._refused("its decoder layers are not called once each with states of (rows, tokens, width)")
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            if _apart(self.capture(inputs), states_BLD):
+                raise self._refused("its frozen part gives other numbers each time (dropout, for one)")
         behind = States(self.last_states(), torch.ones_like(there_BL))
         try:
             self.source = States(states_BLD, there_BL)
@@ -151,11 +154,8 @@ class Boundary:
             raise self._refused(f"it does not run without its pictures: {problem}") from problem
         finally:
             self.source = self.behind = None
-        bitwise = ordinary.dtype == torch.float32 and ordinary.device.type == "cpu"
-        allowed = 0.0 if bitwise else 0.01 * ordinary.abs().max().item()
         for logits, place in ((replayed, f"in front of layer {self.layer}"), (from_behind, "behind the last layer")):
-            apart = (ordinary - logits).abs().max().item() if ordinary.shape == logits.shape else float("inf")
-            if not apart <= allowed:
+            if apart := _apart(logits, ordinary):
                 raise self._refused(
                     f"with the states {place} replayed, logits are up to {apart:.3g} off: "
                     + (self._other_way() or "layers above read the picture, or what lower layers left, in another way")
@@ -214,15 +214,6 @@ class Boundary:
 
     # ---- reasons ----
 
-    def _refuse_noise(self) -> None:
-        """Raises FamilyError where what lies below is drawn anew each time."""
-        if not self.model.training:
-            return
-        above = {id(m) for layer in self.layers[self.layer :] for m in layer.modules()}
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.Dropout) and module.p > 0 and id(module) not in above:
-                raise self._refused(f"{name} drops a random {module.p:g} of the frozen part's numbers in each forward")
-
     def _other_way(self) -> str:
         """In which other way the picture is known to reach the upper layers, where the config says it."""
         config = self.model.config
@@ -240,3 +231,12 @@ class Boundary:
 
     def _refused(self, why: str) -> FamilyError:
         return FamilyError(f"{type(self.model).__name__} cannot train from a cached prefix", why=why, fix=OFF)
+
+
+def _apart(value: Tensor, expected: Tensor) -> float:
+    """By how much `value` is off; 0 when that is nothing, or as little as the order of additions explains."""
+    if value.shape != expected.shape:
+        return float("inf")
+    apart = (value - expected).abs().max().item()
+    same_bits = value.dtype == torch.float32 and value.device.type == "cpu"
+    return 0.0 if apart <= (0.0 if same_bits else 0.01 * expected.abs().max().item()) else apart

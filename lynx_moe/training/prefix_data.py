@@ -127,12 +127,13 @@ class PrefixCollator:
         self.collate = collate
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The batch without pictures; and under "prefix"
+        """The batch without pictures, and under "prefix" what stands in for them.
 
-        `hits` (rows), `sizes` (tokens of each), `states` (all of them, D); `missing`: per row that is to be computed
-        its number, key, span and `geometry`; `answers`: what the base says, (rows, D) together or None where some are
-        missing; `answer_keys`: row to name in the store where missing; `pictures`: of those rows, as the model takes them; `names`: of entries of
-        the batch that go by pictures, not rows; `damaged`.
+        Returns:
+            `hits` (rows), `sizes` (tokens of each) and `states` (all of them, D); `missing`: of each row that is to be
+            computed its number, key, span and `geometry`; `pictures`: those of the missing rows, as the model takes
+            them; `names`: entries of the batch that go by pictures, not rows; `answers` (all understanding answers'
+            tokens, D), None where some are missing; `answer_keys`: row to name in the store, of the missing; `damaged`.
         """
         notes: list[Note] = [sample[PREFIX] for sample in samples]
         geometries = [geometry(note.pictures) for note in notes]
