@@ -54,19 +54,20 @@ def bench_cache(
     whole ones, one after another, each strength once with and once without, on a cache that is empty at the start.
 
     Args:
-        records: number of records, eight a picture, which synth draws. rounds: epochs of each way. strengths: runs of each way; 0: none.
+        records: number of records, eight a picture, which synth draws.
+        rounds: epochs of each way. strengths: runs of each way; 0: none.
 
     Returns:
         "rows": for "epoch" and "sweep" `seconds` without and `cached_seconds`, and `faster`, how many times; for epochs
         with quartiles over rounds; "bytes_per_record" on disk; "setting", what was measured where.
     """
     with prepared(threads), tempfile.TemporaryDirectory() as folder:
-        there = Path(folder)
+        there, pictures = Path(folder), max(8, records // 8)
         settings = Settings(
             model=ModelSettings(path=path, attention="eager" if path == POCKET else None),
             adapter=AdapterSettings(layers=layers, prompt_gate="on"),
             data=DataSettings(
-                folder=str(there / "data"), limit=records, make={"train": ["source=rendered", f"size={max(8, records // 8)}"]}
+                folder=str(there / "data"), limit=records, make={"train": ["source=rendered", f"size={pictures}"]}
             ),
             trainer=TrainerSettings(
                 batch_size=batch_size, epochs=epochs, progress=False, save_every=0, prefix_cache=mode, log_every=1000

@@ -14,6 +14,7 @@ from lynx_moe.training.arguments import training_arguments
 from lynx_moe.training.card import describe_data, last_logged, look_at, versions
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
+from lynx_moe.training.method import adapter_parts
 from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.preparing import prepare
 from lynx_moe.training.records import make_missing
@@ -70,7 +71,7 @@ def run(settings: Settings) -> dict:
 
     if prefix:
         prefix.boundary.remove()
-    after = hash_base(model.get_base_model(), model.base_model.prefix)
+    after = hash_base(model.get_base_model(), adapter_parts(model))
     refuse_changed_base(prepared.base_hash, after)
     refuse_broken_adapter(model)
     card = {

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.prefix_store import Damaged, PrefixStore
 from lynx_moe.training.preparing import prepare
 
+ROOT = Path(__file__).resolve().parents[2]
 UPPER = {"layers": "upper_half", "attention_rank": 2}
 
 
@@ -194,3 +197,49 @@ def test_states_follow_the_processor_that_was_saved(base_folder):
     assert transform_of(AutoProcessor.from_pretrained(base_folder)) == before
     processor.image_processor.resample = 0
     assert transform_of(processor) != before
+
+
+def train(folder: Path, base_folder: str, data_folder: str, *given: str, processes: int = 1) -> subprocess.Popen:
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"] if processes > 1 else []
+    arguments = [
+        "model=path", f"model.path={base_folder}", "data=folder", f"data.folder={data_folder}", f"output_dir={folder}",
+        "trainer.max_steps=6", "trainer.precision=fp32", "trainer.save_every=0", "trainer.log_every=1",
+        "adapter.prompt_gate=on", "adapter.layers=upper_half", *given,
+    ]  # fmt: skip
+    command = [sys.executable, *launcher, str(ROOT / "train.py"), *arguments]
+    return subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def card(folder: Path, process: subprocess.Popen) -> dict:
+    said, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, said[-3000:]
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.slow
+def test_runs_that_fill_one_cache_at_once_train_as_without_it(tmp_path, base_folder, data_folder):
+    here = (base_folder, data_folder)
+    cached = ("trainer.batch_size=4", "trainer.prefix_cache=decoder", f"trainer.cache_dir={tmp_path / 'cache'}")
+    names = ("a", "b", "off")
+    started = [
+        train(tmp_path / name, *here, *(cached if name != "off" else cached[:1]), f"seed={7 if name == 'b' else 0}")
+        for name in names
+    ]
+    done = {name: card(tmp_path / name, process) for name, process in zip(names, started, strict=True)}
+    a, b = (done[name]["prefix_cache"] for name in "ab")
+    assert a["damaged"] == b["damaged"] == 0 and a["computed"] + a["read"] == b["computed"] + b["read"] == 24
+    assert done["a"]["train"]["last_loss"] == pytest.approx(done["off"]["train"]["last_loss"], rel=1e-5)
+    again = card(tmp_path / "c", train(tmp_path / "c", *here, *cached, "seed=3"))["prefix_cache"]
+    assert again["computed"] == 0 and again["read"] == 24
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_cache_and_train_as_without_it(tmp_path, base_folder, data_folder):
+    cached = ("trainer.prefix_cache=decoder", f"trainer.cache_dir={tmp_path / 'cache'}")
+    done = {}
+    for name, given in (("off", ()), ("filling", cached), ("reading", cached)):
+        started = train(tmp_path / name, base_folder, data_folder, "trainer.batch_size=2", *given, processes=2)
+        done[name] = card(tmp_path / name, started)
+    assert done["filling"]["prefix_cache"]["computed"] == 24 and done["reading"]["prefix_cache"]["read"] == 24
+    for name in ("filling", "reading"):
+        assert done[name]["train"]["last_loss"] == done["off"]["train"]["last_loss"]
