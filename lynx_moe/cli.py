@@ -99,6 +99,17 @@ def build_parser() -> argparse.ArgumentParser:
     step.add_argument("--rows", type=at_least_one, default=8, help="rows of a batch (default %(default)s)")
     precisions = ("auto", "bf16", "fp32")
     step.add_argument("--precision", default="auto", choices=precisions, help="as in training (default %(default)s)")
+    cache = add("cache", run_bench_cache, "training with the frozen-prefix cache against training without it")
+    cache.add_argument("path", nargs="?", default="pkg://lynx_moe.pocket/weights", help="a base VLM (%(default)s)")
+    cache.add_argument("--mode", default="decoder", choices=("vision", "decoder"), help="default %(default)s")
+    cache.add_argument("--layers", default="upper_half", help="every_other, all, upper_half (default %(default)s)")
+    cache.add_argument("--records", type=at_least_one, default=512, help="drawn by synth (default %(default)s)")
+    cache.add_argument("--batch-size", type=at_least_one, default=32, help="rows of a batch (default %(default)s)")
+    cache.add_argument("--retention-kl", type=float, default=1.0, help="as objective.retention_kl (%(default)s)")
+    cache.add_argument("--rounds", type=at_least_one, default=5, help="epochs of each way (default %(default)s)")
+    cache.add_argument("--strengths", type=int, default=8, help="runs of the sweep; 0: none (default %(default)s)")
+    cache.add_argument("--epochs", type=float, default=3.0, help="of each run of the sweep (default %(default)s)")
+    cache.add_argument("--threads", type=at_least_one, help="CPU threads (default: torch's own choice)")
     steps = add("stepwise", run_bench_stepwise, "stepwise answers in one forward against a forward per step")
     rows = add("packing", run_bench_packing, "packed rows against padded batches")
     for command, records, batch in ((steps, 64, 8), (rows, 256, 16)):
@@ -259,6 +270,15 @@ def run_bench_packing(given: argparse.Namespace) -> dict:
     from lynx_moe.bench import bench_packing
 
     return bench_packing(given.path, **{name: getattr(given, name) for name in (*PASSES, "pack_tokens")})
+
+
+def run_bench_cache(given: argparse.Namespace) -> dict:
+    from lynx_moe.bench import bench_cache
+
+    names = (
+        "mode", "layers", "records", "batch_size", "retention_kl", "rounds", "strengths", "epochs", "threads",
+    )  # fmt: skip
+    return bench_cache(given.path, **{name: getattr(given, name) for name in names})
 
 
 def quieten() -> None:

@@ -46,7 +46,7 @@ class Collator:
             (B, L) for packed samples, token types (B, L), and the pictures' tensors. End to end: (1, all tokens), no
             `attention_mask`, and with lengths transformers' `FlashAttentionKwargs`.
         """
-        samples = [row for each in samples for row in (each if isinstance(each, list) else [each])]
+        samples = one_by_one(samples)
         if self.end_to_end:
             return self._end_to_end(samples)
         length = max(len(sample["input_ids"]) for sample in samples)
@@ -77,6 +77,11 @@ class Collator:
     def _pad(self, values: torch.Tensor, length: int, fill: int) -> torch.Tensor:
         missing = length - len(values)
         return F.pad(values, (missing, 0) if self.side == "left" else (0, missing), value=fill)
+
+
+def one_by_one(entries: Sequence[dict | list[dict]]) -> list[dict]:
+    """Samples, of entries that are one or a list of them."""
+    return [sample for entry in entries for sample in (entry if isinstance(entry, list) else [entry])]
 
 
 def pad_id(processor) -> int:

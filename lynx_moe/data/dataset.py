@@ -53,20 +53,20 @@ class Source:
         )
 
     def group(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Records of the same picture or pictures as one packed row, their tokens once, with the pictures.
+        """Records of the same picture or pictures as one packed row, their tokens once; without the pictures.
 
         Raises:
             FamilyError: nothing can be shared.
         """
         samples = [sample for position in positions for sample in self.samples(position)]
         # A lone sample needs no prefix: the same row with one segment.
-        return pack(samples, self.prefix(positions) if len(samples) > 1 else 0) | self.pixels(positions[0])
+        return pack(samples, self.prefix(positions) if len(samples) > 1 else 0)
 
     def apart(self, positions: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
-        """Packed rows of one sample each, every one with its pictures."""
+        """Packed rows of one sample each, without the pictures that every one of them shows."""
         for position in positions:
             for sample in self.samples(position):
-                yield pack([sample], 0) | self.pixels(position)
+                yield pack([sample], 0)
 
     def shares(self, positions: Sequence[int]) -> bool:
         """Whether records of the same pictures are the same up to the last picture."""
@@ -152,8 +152,21 @@ class SampleDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
-        source = self._source
-        if source.stepwise.in_segments:
-            return source.group([position])
-        rows = [sample | source.pixels(position) for sample in source.samples(position)]
-        return rows if source.stepwise.mode == "faithful" else rows[0]
+        text, pixels = self.text(position), self.pixels(position)
+        return [row | pixels for row in text] if isinstance(text, list) else text | pixels
+
+    def text(self, position: int) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
+        """An entry without its pictures."""
+        stepwise = self._source.stepwise
+        if stepwise.in_segments:
+            return self._source.group([position])
+        rows = self._source.samples(position)
+        return rows if stepwise.mode == "faithful" else rows[0]
+
+    def pixels(self, position: int) -> dict[str, torch.Tensor]:
+        """What the image processor makes of an entry's pictures."""
+        return self._source.pixels(position)
+
+    def pictures(self, position: int) -> list[int]:
+        """Numbers, in `records`, of an entry's pictures."""
+        return self.records.pictures(position)

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from lynx_moe.data.dataset import Source, writable
 from lynx_moe.data.filling import fill
 from lynx_moe.data.packing import chain
+from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.records import RecordSet
 from lynx_moe.data.sample import SampleBuilder
 from lynx_moe.data.steps import WHOLE, Stepwise
@@ -70,12 +71,28 @@ class PackedDataset(Dataset):
         return len(self.groups)
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        groups = self.groups[row]
+        return self.text(row) | self.pixels(row)
+
+    def text(self, row: int) -> dict[str, torch.Tensor]:
+        """A row without its pictures."""
+        groups, source = self.groups[row], self._source
         if self.packing == "picture":
-            return self._source.group(groups[0])
-        source = self._source
-        parts = [part for g in groups for part in ([source.group(g)] if self._share else source.apart(g))]
-        return chain(parts)
+            return source.group(groups[0])
+        return chain([part for g in groups for part in ([source.group(g)] if self._share else source.apart(g))])
+
+    def pixels(self, row: int) -> dict[str, torch.Tensor]:
+        """What the image processor makes of a row's pictures, in the order in which they stand in it."""
+        return side_by_side([self._source.pixels(position) for position in self._shown(row)])
+
+    def pictures(self, row: int) -> list[int]:
+        """Numbers, in `records`, of a row's pictures, in that order."""
+        return [picture for position in self._shown(row) for picture in self.records.pictures(position)]
+
+    def _shown(self, row: int) -> list[int]:
+        """Positions of the records whose pictures stand in a row, as often as they do."""
+        if self._share:
+            return [group[0] for group in self.groups[row]]
+        return [p for group in self.groups[row] for p in group for _ in self._source.tokens(p)]
 
     def _several(self, group: list[int]) -> list[int]:
         """Of a group so many records that they have more than one sample; none if it has only one."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,6 +15,9 @@ from lynx_moe.objectives.answer import answer_nats
 from lynx_moe.objectives.retention import retention_nats
 from lynx_moe.objectives.stepwise import step_weights
 from lynx_moe.training.method import watched_penalties
+
+if TYPE_CHECKING:
+    from lynx_moe.training.prefix_cache import PrefixCache
 
 OURS = ("labels", "is_grounding", "in_box", "in_step")  # batch entries that are for the loss, not for the model
 
@@ -47,6 +52,7 @@ class AnswerLoss:
         retention_kl: weight of the KL; 0 saves the base's forward.
         box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
         step_weights, answer_weight: of the tokens of a stepwise answer, as in `lynx_moe.objectives.stepwise`.
+        prefix: the frozen-prefix cache, where one is used: it keeps what the base itself says, too.
     """
 
     def __init__(
@@ -57,8 +63,10 @@ class AnswerLoss:
         box_weight: float = 1.0,
         step_weights: Sequence[float] = (),
         answer_weight: float = 1.0,
+        prefix: PrefixCache | None = None,
     ):
         self.model = model
+        self.prefix = prefix
         self.retention_kl = retention_kl
         self.box_weight = box_weight
         self.step_weights = list(step_weights)
@@ -113,7 +121,8 @@ class AnswerLoss:
             asked = rows_of(forward, rows_B) if one_picture_each(forward, self.model.get_base_model()) else None
             if asked is None:
                 asked, rows_B = forward, torch.ones_like(rows_B)
-            return self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
+            with self.prefix.base(rows_B, understanding_BL) if self.prefix else nullcontext():
+                return self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
 
     def _weights(self, batch: dict) -> torch.Tensor:
         """(B, L-1) what the prediction of each next token weighs among the grounding answers'."""

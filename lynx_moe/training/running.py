@@ -15,6 +15,7 @@ from lynx_moe.training.card import describe_data, last_logged, look_at, versions
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.method import adapter_parts
+from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.preparing import prepare
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.schedule import TimeBudget
@@ -48,6 +49,7 @@ def run(settings: Settings) -> dict:
 
     prepared = prepare(settings, quiet=not here.is_main_process)
     model = prepared.model
+    prefix = PrefixCache(prepared, settings) if settings.trainer.prefix_cache != "off" else None
     budget = TimeBudget(settings.trainer.max_seconds)
     trainer = LynxTrainer(
         model,
@@ -59,8 +61,9 @@ def run(settings: Settings) -> dict:
         warmup=settings.trainer.warmup,
         budget=budget,
         progress=settings.trainer.progress,
-        train_dataset=prepared.dataset,
-        data_collator=prepared.collator,
+        prefix=prefix,
+        train_dataset=prefix.dataset if prefix else prepared.dataset,
+        data_collator=prefix.collator if prefix else prepared.collator,
     )
     if settings.trainer.checkpointing == "reentrant":
         # The first block's input is a frozen embedding: without this, reentrant checkpointing cuts the graph there.
@@ -68,6 +71,8 @@ def run(settings: Settings) -> dict:
     last = folder.last_checkpoint() if settings.trainer.resume else None
     done = trainer.train(resume_from_checkpoint=str(last) if last else None)
 
+    if prefix:
+        prefix.boundary.remove()
     after = hash_base(model.get_base_model(), adapter_parts(model))
     refuse_changed_base(prepared.base_hash, after)
     refuse_broken_adapter(model)
@@ -96,6 +101,7 @@ def run(settings: Settings) -> dict:
             "records": dict(prepared.records.counts()),
             "left_out": prepared.dataset.dropped,
         },
+        "prefix_cache": prefix.report() if prefix else None,
         "settings": asdict(settings),
         "versions": versions(),
     }

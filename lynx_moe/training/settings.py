@@ -147,6 +147,15 @@ class TrainerSettings(Checked):
     checkpointing: str = setting(
         "off", "recompute activations to save memory", choices=("off", "non_reentrant", "reentrant")
     )
+    prefix_cache: str = setting(
+        "off",
+        "what of the frozen part is computed once and read from disk in later epochs and runs: vision is the picture's "
+        "side, decoder also the layers below the lowest wrapped one",
+        choices=("off", "vision", "decoder"),
+    )
+    cache_dir: str | None = setting(
+        None, "folder of the prefix cache, for any number of runs at once; null: prefix-cache in data.folder"
+    )
     log_every: int = setting(10, "steps between two rows of log.jsonl", low=1)
     save_every: int = setting(500, "steps between two checkpoints; 0: none", low=0)
     keep: int = setting(2, "checkpoints to keep, newest first", low=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from lynx_moe.training.checkpoints import keep_newest, save_whole
 from lynx_moe.training.finite import RouterWatch
 from lynx_moe.training.loss import AnswerLoss
 from lynx_moe.training.method import is_gated, open_gate
+from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
 
 
@@ -30,6 +32,7 @@ class LynxTrainer(Trainer):
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
         progress: show a progress bar.
+        prefix: the frozen-prefix cache; its dataset and collator must be those of `rest`.
         rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
     """
 
@@ -45,18 +48,21 @@ class LynxTrainer(Trainer):
         warmup: float = 0.0,
         budget: TimeBudget | None = None,
         progress: bool = True,
+        prefix: PrefixCache | None = None,
         **rest,
     ):
         # One process, one device: torch's DataParallel would run replicas whose gates nobody set. Use torchrun.
         args._n_gpu = min(1, args.n_gpu)
         super().__init__(model=model, args=args, **rest)
         self.loss_is_scaled_for_ga = True
+        self.prefix = prefix
         self.answer_loss = AnswerLoss(
             model,
             retention_kl=retention_kl,
             box_weight=box_weight,
             step_weights=step_weights,
             answer_weight=answer_weight,
+            prefix=prefix,
         )
         self.warmup = warmup
         self.budget = budget or TimeBudget()
@@ -81,12 +87,14 @@ class LynxTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         # Around the backward too: activation checkpointing runs blocks again there, and they must gate the same way.
-        with open_gate(self.model):
+        with open_gate(self.model), self.prefix.step() if self.prefix else nullcontext():
             if is_gated(self.model):
                 follow_loss_scale(self)
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.prefix is not None:
+            inputs = self.prefix.replay(inputs)
         counts = self.answer_loss.counts(inputs) if num_items_in_batch is None else num_items_in_batch
         parts = self.answer_loss(model, inputs, counts, self.accelerator.num_processes)
         if model.training:
