@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch.utils.data import Dataset
 
 from lynx_moe.data.packing import pack, shared_prefix
 from lynx_moe.data.pictures import PictureCache, side_by_side
-from lynx_moe.data.prompts import frame
 from lynx_moe.data.records import Record, RecordSet
 from lynx_moe.data.sample import SampleBuilder, Tokens
+from lynx_moe.data.screening import LeftOut, Screen, evenly, first_usable
 from lynx_moe.errors import FamilyError
 from lynx_moe.grounding import Box
 
@@ -21,11 +22,12 @@ REMEMBERED_TEXTS = 200_000  # about 100 MB of tokens
 class _Source:
     """What both datasets share: tokens and pictures of records, each made at first need."""
 
-    def __init__(self, records: RecordSet, builder: SampleBuilder, cache_bytes: int):
+    def __init__(self, records: RecordSet, screen: Screen, cache_bytes: int, known: dict[int, Tokens]):
         self.records = records
-        self.builder = builder
+        self.screen = screen
+        self.builder = builder = screen.builder
         self._pictures = PictureCache(builder.processor.image_processor, cache_bytes)
-        self._tokens: dict[int, Tokens] = {}
+        self._tokens = dict(islice(known.items(), REMEMBERED_TEXTS))
 
     def tokens(self, position: int) -> Tokens:
         if position not in self._tokens:
@@ -36,7 +38,12 @@ class _Source:
         return self._tokens[position]
 
     def sample(self, position: int) -> dict[str, torch.Tensor]:
-        return self.builder.sample(self.tokens(position), self.records.sizes(position))
+        tokens, sizes = self.tokens(position), self.records.sizes(position)
+        if self.screen.max_positions is not None:
+            length = self.builder.length(tokens, sizes)
+            if length > self.screen.max_positions:
+                self.screen.check_length(self.records[position], length)
+        return self.builder.sample(tokens, sizes)
 
     def pixels(self, position: int) -> dict[str, torch.Tensor]:
         return side_by_side(
@@ -47,26 +54,6 @@ class _Source:
         )
 
 
-def writable(records: RecordSet, builder: SampleBuilder) -> list[int]:
-    """Positions of the records all of whose boxes and points the model can see; all unless the processor crops."""
-    geometry = builder.dialect.geometry
-    if geometry.sees_all:
-        return list(range(len(records)))
-    return [
-        position
-        for position, record in enumerate(records)
-        if askable(record, builder)
-        and all(
-            geometry.visible(Box(*box), frame(record, picture)) is not None
-            for picture, boxes in (
-                (record.picture, record.boxes),
-                *((step.picture, step.boxes) for step in record.steps),
-            )
-            for box in boxes
-        )
-    ]
-
-
 def askable(record: Record, builder: SampleBuilder) -> bool:
     """Whether the model can see every box and every point that the question itself shows."""
     geometry = builder.dialect.geometry
@@ -74,30 +61,90 @@ def askable(record: Record, builder: SampleBuilder) -> bool:
     return boxes and all(geometry.shows(point, record.size) for point in record.question_points)
 
 
-class SampleDataset(Dataset):
-    """One record per row. `dropped` counts records left out: the processor crops one of their boxes or points away.
+class _Screened(Dataset):
+    """What both datasets share: records left out, and a place that cannot be used giving way to the next."""
+
+    records: RecordSet
+    left_out: LeftOut
+
+    @property
+    def dropped(self) -> int:
+        return self.left_out.total
+
+    def _take(self, records: RecordSet, screen: Screen, looked_at: Sequence[int], cache_bytes: int) -> None:
+        """Sets `left_out`, `records` and their source."""
+        kept, self.left_out = screen.usable(records, looked_at)
+        self.records = records
+        if self.dropped:
+            bad = set(looked_at) - kept.keys()
+            stay = [position for position in range(len(records)) if position not in bad]
+            self.records = records.select(stay)
+            kept = {new: kept[old] for new, old in enumerate(stay) if old in kept}
+        self._source = _Source(self.records, screen, cache_bytes, kept)
+
+    def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"row {place} of {len(self)}")
+        return first_usable(place, len(self), self._made, self._held)
+
+    def _made(self, place: int) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def _held(self, place: int) -> list[int]:
+        """Positions, in `self.records`, of the records at that place."""
+        raise NotImplementedError
+
+    def _traced(self, place: int, sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return sample | {
+            "record_rows": torch.tensor(self._held(place)),
+            "num_tokens": torch.tensor([len(sample["input_ids"])]),
+        }
+
+
+class SampleDataset(_Screened):
+    """One record per row.
+
+    Records that cannot be learned from are left out (`lynx_moe.data.screening`): of at most `LOOKED_AT` records at once,
+    of more when they are met, where the next record takes their place.
 
     Args:
         records: what to train on.
         builder: makes the samples.
         cache_bytes: memory for prepared pictures; 0 prepares them anew every time.
+        max_positions: tokens that the model has positions for; None for no limit.
+        traced: samples also say which record they hold, "record_rows" (1,), and their "num_tokens" (1,).
+
+    Attributes:
+        records: those that are left. left_out: what was left out at the start; `dropped` is how many.
     """
 
-    def __init__(self, records: RecordSet, builder: SampleBuilder, *, cache_bytes: int = 2**30):
-        kept = writable(records, builder)
-        self.dropped = len(records) - len(kept)
-        self.records = records if not self.dropped else records.select(kept)
-        self._source = _Source(self.records, builder, cache_bytes)
+    def __init__(
+        self,
+        records: RecordSet,
+        builder: SampleBuilder,
+        *,
+        cache_bytes: int = 2**30,
+        max_positions: int | None = None,
+        traced: bool = False,
+    ):
+        self._take(records, Screen(builder, max_positions), evenly(len(records)), cache_bytes)
+        self.traced = traced
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        return self._source.sample(position) | self._source.pixels(position)
+    def _made(self, place: int) -> dict[str, torch.Tensor]:
+        sample = self._source.sample(place) | self._source.pixels(place)
+        return self._traced(place, sample) if self.traced else sample
+
+    def _held(self, place: int) -> list[int]:
+        return [place]
 
 
-class PackedDataset(Dataset):
-    """Records of one picture per row, as many as `max_tokens` hold. `dropped` as in `SampleDataset`.
+class PackedDataset(_Screened):
+    """Records of one picture per row, as many as `max_tokens` hold.
+
+    Records that cannot be learned from are left out at the start, all of them, since all are tokenised there.
 
     A record about several pictures has a row of its own.
 
@@ -107,16 +154,24 @@ class PackedDataset(Dataset):
         max_tokens: of a row, its picture's included; a record that is longer by itself gets a row of its own. Longer
             rows cost attention that nobody uses, since records do not see each other; shorter ones repeat the picture.
             Every record is tokenised once when the dataset is made, to fill rows evenly.
+        max_positions, traced: as for `SampleDataset`; "record_rows" (k,) then numbers all records of a row.
 
     Raises:
         FamilyError: the chat template puts the question before the picture, so that nothing can be shared.
     """
 
-    def __init__(self, records: RecordSet, builder: SampleBuilder, *, max_tokens: int = 512, cache_bytes: int = 2**30):
-        kept = writable(records, builder)
-        self.dropped = len(records) - len(kept)
-        self.records = records if not self.dropped else records.select(kept)
-        self._source = _Source(self.records, builder, cache_bytes)
+    def __init__(
+        self,
+        records: RecordSet,
+        builder: SampleBuilder,
+        *,
+        max_tokens: int = 512,
+        cache_bytes: int = 2**30,
+        max_positions: int | None = None,
+        traced: bool = False,
+    ):
+        self._take(records, Screen(builder, max_positions), range(len(records)), cache_bytes)
+        self.traced = traced
         self.rows = [row for group in self.records.by_picture() for row in self._filled(group, max_tokens)]
         fullest = max(self.rows, key=len, default=[])
         if len(fullest) > 1:
@@ -125,12 +180,16 @@ class PackedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        positions = self.rows[row]
+    def _made(self, place: int) -> dict[str, torch.Tensor]:
+        positions = self.rows[place]
         samples = [self._source.sample(position) for position in positions]
         # A lone record needs no prefix: the same row with one segment.
         prefix = self._prefix(positions) if len(positions) > 1 else 0
-        return pack(samples, prefix) | self._source.pixels(positions[0])
+        row = pack(samples, prefix) | self._source.pixels(positions[0])
+        return self._traced(place, row) if self.traced else row
+
+    def _held(self, place: int) -> list[int]:
+        return self.rows[place]
 
     def _filled(self, group: list[int], max_tokens: int) -> list[list[int]]:
         """The group cut, in its order, into rows that keep within `max_tokens` where they can."""

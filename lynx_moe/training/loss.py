@@ -12,7 +12,8 @@ from lynx_moe.adapter import penalty_values
 from lynx_moe.objectives.answer import answer_nats
 from lynx_moe.objectives.retention import retention_nats
 
-OURS = ("labels", "is_grounding", "in_box")  # batch entries that are for the loss, not for the model
+# Batch entries that are for the loss, the logs and errors, not for the model.
+OURS = ("labels", "is_grounding", "in_box", "record_rows", "num_tokens", "left_out")
 
 
 @dataclass(frozen=True)
