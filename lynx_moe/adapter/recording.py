@@ -13,6 +13,7 @@ from lynx_moe.adapter.gate_context import runtime_of
 
 OPEN = 0.5  # a gate above this is called open; our choice
 
+
 @contextmanager
 def record_routing(model: nn.Module) -> Iterator[dict[str, dict[str, Any]]]:
     """Yields a dict that every forward inside fills: block name to what its router and gate did, on the CPU.

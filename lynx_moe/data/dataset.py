@@ -80,6 +80,7 @@ class _Screened(Dataset):
             stay = [position for position in range(len(records)) if position not in bad]
             self.records = records.select(stay)
             kept = {new: kept[old] for new, old in enumerate(stay) if old in kept}
+        self.screen = screen
         self._source = _Source(self.records, screen, cache_bytes, kept)
 
     def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
@@ -104,8 +105,8 @@ class _Screened(Dataset):
 class SampleDataset(_Screened):
     """One record per row.
 
-    Records that cannot be learned from are left out (`lynx_moe.data.screening`): of at most `LOOKED_AT` records at once,
-    of more when they are met, where the next record takes their place.
+    Records that cannot be learned from are left out (`lynx_moe.data.screening`): of at most `LOOKED_AT` records at
+    once, of more when they are met, where the next record takes their place.
 
     Args:
         records: what to train on.

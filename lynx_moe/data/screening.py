@@ -25,6 +25,7 @@ EXAMPLES = 5
 REASONS = {
     "hidden": "the processor crops one of their boxes or points away",
     "unwritable": "the dialect or the chat template cannot write them",
+    "unreadable": "their picture cannot be decoded",
     "too_long": "they have more tokens than the model has positions, so that the answer would be cut",
 }
 

@@ -82,9 +82,11 @@ def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
         gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
     if settings.data.pack_tokens:
         check_packable(base)
-        dataset = PackedDataset(records, builder, max_tokens=settings.data.pack_tokens)
+        dataset = PackedDataset(
+            records, builder, max_tokens=settings.data.pack_tokens, max_positions=positions_of(base), traced=True
+        )
     else:
-        dataset = SampleDataset(records, builder)
+        dataset = SampleDataset(records, builder, max_positions=positions_of(base), traced=True)
     return Prepared(
         model=model,
         processor=processor,
@@ -97,6 +99,11 @@ def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
         dataset=dataset,
         collator=Collator(processor),
     )
+
+
+def positions_of(base: nn.Module) -> int | None:
+    """Tokens that the base's decoder has positions for; None where its config sets no limit."""
+    return getattr(base.config.get_text_config(), "max_position_embeddings", None)
 
 
 def training_records(settings: Settings) -> RecordSet:

@@ -7,15 +7,19 @@ from dataclasses import asdict
 
 from accelerate import PartialState
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import set_seed
 
 from lynx_moe.errors import CheckpointError
 from lynx_moe.training.arguments import training_arguments
-from lynx_moe.training.card import describe_data, last_logged, look_at, versions
+from lynx_moe.training.blocks import read_rows
+from lynx_moe.training.card import describe_data, describe_left_out, last_logged, look_at, versions
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
+from lynx_moe.training.heat_map import draw_heat_map
 from lynx_moe.training.preparing import prepare
 from lynx_moe.training.records import make_missing
+from lynx_moe.training.reporting import check_reporters, reporters
 from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.telemetry import gate_telemetry
@@ -32,12 +36,14 @@ def run(settings: Settings) -> dict:
 
     Raises:
         OutputExistsError: the folder holds a run already, and nothing says what to do with it.
-        ConfigError: a setting that nothing can honour.
-        RecordError: no usable records. FamilyError: no block in this base to wrap.
-        DivergedError: a router's scores stopped being finite numbers.
+        ConfigError: a setting that nothing can honour, or a reporter that is not installed.
+        RecordError: no usable records, or fewer than `data.max_left_out` asks for.
+        FamilyError: no block in this base to wrap.
+        DivergedError: a loss, a gradient, a router's scores or a weight stopped being finite numbers.
         CheckpointError: saving failed, training diverged, or the base was changed. Nothing is published then.
     """
     here = PartialState()
+    check_reporters(settings.trainer.report_to)
     folder = RunFolder(settings.output_dir)
     with here.main_process_first():
         if here.is_main_process:
@@ -47,6 +53,7 @@ def run(settings: Settings) -> dict:
 
     prepared = prepare(settings, quiet=not here.is_main_process)
     model = prepared.model
+    prepared.dataset.left_out.refuse(settings.data.max_left_out)
     budget = TimeBudget(settings.trainer.max_seconds)
     trainer = LynxTrainer(
         model,
@@ -56,6 +63,8 @@ def run(settings: Settings) -> dict:
         warmup=settings.trainer.warmup,
         budget=budget,
         progress=settings.trainer.progress,
+        blocks_file=folder.blocks,
+        callbacks=reporters(settings.trainer.report_to, folder),
         train_dataset=prepared.dataset,
         data_collator=prepared.collator,
     )
@@ -91,7 +100,7 @@ def run(settings: Settings) -> dict:
         "data": {
             **describe_data(settings),
             "records": dict(prepared.records.counts()),
-            "left_out": prepared.dataset.dropped,
+            **describe_left_out(prepared.dataset, trainer.left_out),
         },
         "settings": asdict(settings),
         "versions": versions(),
@@ -101,6 +110,8 @@ def run(settings: Settings) -> dict:
             model.save_pretrained(str(aside), save_embedding_layers=False)
         folder.tidy()
         write_json(folder.log, "".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
+        if not draw_heat_map(read_rows(folder.blocks), folder.heat_map):
+            tqdm.write("note: no blocks.png, which needs matplotlib: pip install 'lynx-moe[report]'")
         # Last: who sees the card sees a finished run.
         write_json(folder.card, card)
     here.wait_for_everyone()

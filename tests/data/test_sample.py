@@ -10,9 +10,9 @@ from PIL import Image
 
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records, question_text, target_text
 from lynx_moe.data.dataset import askable
-from lynx_moe.data.screening import hides
 from lynx_moe.data.prompts import messages
 from lynx_moe.data.records import Record
+from lynx_moe.data.screening import hides
 from lynx_moe.errors import DialectError, FamilyError, RecordError
 from lynx_moe.families.dialects import Geometry, PercentDialect, get_dialect
 from tests.data.written import small_folder

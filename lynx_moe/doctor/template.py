@@ -1,0 +1,86 @@
+"""The chat template as it comes out, with the tokens that are learned marked; and whether they are the right ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lynx_moe.data import Record, RecordSet, SampleBuilder, target_text
+from lynx_moe.data.sample import IGNORED
+
+KINDS = ("grounding", "stepwise", "understanding")
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A sample in words: `before` is shown to the model, `learned` is what it learns to say, `after` (nothing, if all is
+    well) is not learned again. `wrong` says what is not as it should be.
+    """
+
+    id: str
+    kind: str
+    before: str
+    learned: str
+    after: str
+    wrong: str = ""
+
+    def plain(self) -> str:
+        return f"{self.before}[[{self.learned}]]{self.after}"
+
+
+def one_of_each(records: RecordSet) -> dict[str, int]:
+    """Position of the first grounding record without steps, of the first with, and of the first understanding one."""
+    found: dict[str, int] = {}
+    for position, kind in enumerate(records.column("kind")):
+        if kind == "understanding" and kind in found or {"grounding", "stepwise"} <= found.keys() and kind not in KINDS:
+            continue
+        if kind == "grounding":
+            if {"grounding", "stepwise"} <= found.keys():
+                continue
+            kind = "stepwise" if records[position].steps else "grounding"
+        found.setdefault(kind, position)
+        if len(found) == len(KINDS) or position > 10_000:
+            break
+    return {kind: found[kind] for kind in KINDS if kind in found}
+
+
+def marked(builder: SampleBuilder, record: Record, kind: str) -> Marked:
+    """The sample of `record` decoded, with its learned tokens apart."""
+    tokens = builder.tokens([record])[0]
+    sample = builder.sample(tokens, record.sizes)
+    ids, labels = sample["input_ids"].tolist(), sample["labels"].tolist()
+    places = [k for k, label in enumerate(labels) if label != IGNORED]
+    first, last = (places[0], places[-1] + 1) if places else (len(ids), len(ids))
+    read = builder.tokenizer.decode
+    parts = [read(part) for part in (shortened(builder, ids[:first]), ids[first:last], ids[last:])]
+    wrong = "nothing is learned" if not places else ""
+    if places and places != list(range(first, last)):
+        wrong = "the learned tokens have gaps"
+    elif places and any(labels[k] != ids[k] for k in places):
+        wrong = "a label is not the token at its place"
+    wrong = wrong or not_the_answer(builder, ids[first:last], target_text(record, builder.dialect))
+    return Marked(record.id, kind, *parts, wrong)
+
+
+def not_the_answer(builder: SampleBuilder, learned: list[int], answer: str) -> str:
+    """What is wrong with learning these tokens for `answer`; nothing when they spell it and then end the turn."""
+    tokenizer = builder.tokenizer
+    end = tokenizer.eos_token_id
+    if end is not None and learned[-1] != end:
+        return f"the last learned token is {tokenizer.decode(learned[-1:])!r}, not the end of the text"
+    special = set(tokenizer.all_special_ids)
+    closing = len(learned)
+    while closing and (learned[closing - 1] in special or not tokenizer.decode(learned[closing - 1 : closing]).strip()):
+        closing -= 1
+    text = tokenizer.decode(learned[:closing]).strip()
+    # A tokenizer that normalises (or does not know a letter) says otherwise what it was given; so does its own round trip.
+    own = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"]).strip()
+    if text in (answer.strip(), own):
+        return ""
+    return f"{text!r} is learned, the answer is {answer!r}"
+
+
+def shortened(builder: SampleBuilder, ids: list[int]) -> list[int]:
+    """Without all but the first and last of a run of equal tokens, as a picture's are."""
+    return [
+        token for k, token in enumerate(ids) if token != builder.image_token_id or k == 0 or ids[k - 1] != token
+    ]  # fmt: skip
