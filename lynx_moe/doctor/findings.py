@@ -11,7 +11,7 @@ KINDS = {
     "unwritable": "records that the dialect or the chat template cannot write: left out of training",
     "too_long": "records longer than the model's positions, whose answer would be cut: left out of training",
     "picture_token": "records whose text itself holds the picture token: left out of training",
-    "half_hidden": "records with a box of which the processor crops away more than half: the rest is learned as if whole",
+    "half_hidden": "records with a box that the processor crops by more than half: the rest is learned as if whole",
     "outside": "records with a box that reaches more than a pixel out of its picture: it is cut at the edge",
     "empty_answer": "records with an empty answer: nothing but the end of the text is learned",
     "not_read_back": "records whose target, read back by the dialect, does not give their boxes",

@@ -14,8 +14,8 @@ ROWS = 50
 
 
 def token_counts(dataset: SampleDataset | PackedDataset, positions: Sequence[int]) -> dict:
-    """Tokens of the usable records at `positions`: "prompt" without pictures, "picture", "answer", "all", each with min,
-    median, 95% and max; the longest; and for packed rows the same of some rows.
+    """Tokens of the usable records at `positions`: "prompt" without pictures, "picture", "answer", "all", each with
+    min, median, 95% and max; the longest; and for packed rows the same of some rows.
     """
     builder, records = dataset.screen.builder, dataset.records
     counted: dict[str, list[int]] = {"prompt": [], "picture": [], "answer": [], "all": []}

@@ -8,6 +8,7 @@ from lynx_moe.data import Record, RecordSet, SampleBuilder, target_text
 from lynx_moe.data.sample import IGNORED
 
 KINDS = ("grounding", "stepwise", "understanding")
+LOOKED_THROUGH = 10_000  # records, for one of each kind
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,10 @@ class Marked:
 def one_of_each(records: RecordSet) -> dict[str, int]:
     """Position of the first grounding record without steps, of the first with, and of the first understanding one."""
     found: dict[str, int] = {}
-    for position, kind in enumerate(records.column("kind")):
-        if kind == "understanding" and kind in found or {"grounding", "stepwise"} <= found.keys() and kind not in KINDS:
-            continue
-        if kind == "grounding":
-            if {"grounding", "stepwise"} <= found.keys():
-                continue
+    for position, kind in enumerate(records.column("kind")[:LOOKED_THROUGH]):
+        if kind == "grounding" and not {"grounding", "stepwise"} <= found.keys():
             kind = "stepwise" if records[position].steps else "grounding"
         found.setdefault(kind, position)
-        if len(found) == len(KINDS) or position > 10_000:
-            break
     return {kind: found[kind] for kind in KINDS if kind in found}
 
 
@@ -80,7 +75,6 @@ def not_the_answer(builder: SampleBuilder, learned: list[int], answer: str) -> s
 
 
 def shortened(builder: SampleBuilder, ids: list[int]) -> list[int]:
-    """Without all but the first and last of a run of equal tokens, as a picture's are."""
-    return [
-        token for k, token in enumerate(ids) if token != builder.image_token_id or k == 0 or ids[k - 1] != token
-    ]  # fmt: skip
+    """With one token for each run of a picture's."""
+    picture = builder.image_token_id
+    return [token for k, token in enumerate(ids) if token != picture or k == 0 or ids[k - 1] != picture]
