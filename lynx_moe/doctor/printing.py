@@ -81,10 +81,8 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 5400
-        else f"{seconds / 60:.0f} min"
-        if seconds >= 90
-        else f"{seconds:.0f} s"
-    )
+    """Hours from an hour and a half on, minutes from a minute and a half."""
+    for least, unit, name in ((5400, 3600, "h"), (90, 60, "min")):
+        if seconds >= least:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,22 +14,33 @@ from lynx_moe.errors import LynxError
 from lynx_moe.grounding import SheetCell, contact_sheet
 
 PICTURE_PIXELS = 320
+DRAWN_FROM = 5000  # records
 
 
 def of_every_task(records: RecordSet, count: int) -> list[int]:
-    """Positions of up to `count` records with a picture, as many of each task as can be, in the order of the tasks."""
-    by_task: dict[str, list[int]] = {}
-    for position, task in enumerate(records.column("task")):
-        if len(by_task.setdefault(task, [])) < count and records.picture(position) >= 0:
-            by_task[task].append(position)
-    rounds = [[places[k] for places in by_task.values() if k < len(places)] for k in range(count)]
-    return sorted([position for each in rounds for position in each][:count])
+    """Positions of up to `count` records with a picture, in turn of each task, grounding tasks first; as far as there
+    are enough, each on a picture of its own. The same for everybody.
+    """
+    tasks, kinds = records.column("task"), records.column("kind")
+    by_task: dict[tuple[bool, str], list[int]] = {}
+    for position in random.Random(0).sample(range(len(records)), min(len(records), DRAWN_FROM)):
+        if records.picture(position) >= 0:
+            by_task.setdefault((kinds[position] != "grounding", tasks[position]), []).append(position)
+    chosen: list[int] = []
+    used: set[int] = set()
+    while len(chosen) < count and any(by_task.values()):
+        for _, waiting in sorted(by_task.items()):
+            if waiting and len(chosen) < count:
+                fresh = next((k for k, position in enumerate(waiting) if records.picture(position) not in used), 0)
+                chosen.append(waiting.pop(fresh))
+                used.add(records.picture(chosen[-1]))
+    return chosen
 
 
 def draw_targets(
     builder: SampleBuilder, records: Sequence[Record], path: Path, findings: Findings
 ) -> dict[str, str | int | list[str]]:
-    """Writes the sheet: what is asked above each picture, the target's text below, the boxes that this text spells drawn
+    """Writes the sheet: what is asked above each picture, the target's text below, and the boxes that this text spells
     where the model will find them.
     """
     cells, how = [], []

@@ -13,8 +13,8 @@ LOOKED_THROUGH = 10_000  # records, for one of each kind
 
 @dataclass(frozen=True)
 class Marked:
-    """A sample in words: `before` is shown to the model, `learned` is what it learns to say, `after` (nothing, if all is
-    well) is not learned again. `wrong` says what is not as it should be.
+    """A sample in words: `before` is shown to the model, `learned` is what it learns to say, `after` (nothing, if all
+    is well) is not learned again. `wrong` says what is not as it should be.
     """
 
     id: str
@@ -67,7 +67,7 @@ def not_the_answer(builder: SampleBuilder, learned: list[int], answer: str) -> s
     while closing and (learned[closing - 1] in special or not tokenizer.decode(learned[closing - 1 : closing]).strip()):
         closing -= 1
     text = tokenizer.decode(learned[:closing]).strip()
-    # A tokenizer that normalises (or does not know a letter) says otherwise what it was given; so does its own round trip.
+    # A tokenizer that normalises says otherwise what it was given; so does its own round trip.
     own = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"]).strip()
     if text in (answer.strip(), own):
         return ""

@@ -79,7 +79,7 @@ def load_base(settings: ModelSettings, quant: QuantSettings | None = None) -> tu
 
 
 def refuse_missing_weights(path: str, missing: set[str]) -> None:
-    """Raises CheckpointError when weights were made up: transformers draws what a file lacks at random, and only warns."""
+    """Raises CheckpointError when some are missing: transformers draws them at random, and only warns."""
     if missing:
         raise CheckpointError(
             f"{path} lacks {len(missing)} of the model's tensors, the first is {sorted(missing)[0]}",
