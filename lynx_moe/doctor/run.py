@@ -43,6 +43,7 @@ def doctor(
     """
     settings = deepcopy(settings)
     settings.adapter.prompt_gate = "on"  # fitting it takes longer than all the rest, and reads questions only
+    out.mkdir(parents=True, exist_ok=True)
     make_missing(settings.data)
     prepared = prepare(settings)
     records, screen = prepared.records, prepared.dataset.screen

@@ -11,22 +11,22 @@ COLUMNS = 600  # more steps than the picture has room for are averaged in groups
 LABELS = 24  # blocks that get a name beside their row
 
 
-def draw_heat_map(rows: list[dict], path: Path) -> bool:
+def draw_heat_map(rows: list[dict], path: Path) -> str:
     """Writes a PNG of two heat maps, block by step: the mean gate, and the entropy of expert use.
 
     Args:
         rows: of `blocks.jsonl`.
 
     Returns:
-        Whether there was something to draw and matplotlib to draw it with.
+        Why nothing was drawn; empty when it was.
     """
+    rows = [row for row in rows if row["blocks"]]
+    if len(rows) < 2:
+        return "it takes two logs to draw one"
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return False
-    rows = [row for row in rows if row["blocks"]]
-    if not rows:
-        return False
+        return "matplotlib is not installed: pip install 'lynx-moe[report]'"
     names = list(rows[0]["blocks"])
     steps = np.array([row["step"] for row in rows], dtype=float)
     experts = len(rows[0]["blocks"][names[0]]["experts"])
@@ -48,13 +48,14 @@ def draw_heat_map(rows: list[dict], path: Path) -> bool:
         panel.set_yticks(np.arange(0, len(names), every) + 0.5, short(names)[::every], fontsize=7)
         panel.set_ylabel("block")
     panels[-1].set_xlabel("optimiser step")
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         figure.savefig(aside)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    return True
+    return ""
 
 
 def grouped(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,6 +76,7 @@ def short(names: list[str]) -> list[str]:
         return names
     parts = [name.split(".") for name in names]
     longest = min(map(len, parts)) - 1
-    head = next((k for k in range(longest) if len({tuple(p[: k + 1]) for p in parts}) > 1), longest)
-    tail = next((k for k in range(longest - head) if len({tuple(p[len(p) - k - 1 :]) for p in parts}) > 1), 0)
+    head = next((k for k in range(longest) if len({p[k] for p in parts}) > 1), longest)
+    most = longest - head
+    tail = next((k for k in range(most) if len({p[-1 - k] for p in parts}) > 1), most)
     return [".".join(p[head : len(p) - tail]) for p in parts]

@@ -110,8 +110,8 @@ def run(settings: Settings) -> dict:
             model.save_pretrained(str(aside), save_embedding_layers=False)
         folder.tidy()
         write_json(folder.log, "".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
-        if not draw_heat_map(read_rows(folder.blocks), folder.heat_map):
-            tqdm.write("note: no blocks.png, which needs matplotlib: pip install 'lynx-moe[report]'")
+        if why := draw_heat_map(read_rows(folder.blocks), folder.heat_map):
+            tqdm.write(f"note: no {folder.heat_map.name}: {why}")
         # Last: who sees the card sees a finished run.
         write_json(folder.card, card)
     here.wait_for_everyone()
