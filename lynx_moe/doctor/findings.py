@@ -14,6 +14,7 @@ KINDS = {
     "half_hidden": "records with a box that the processor crops by more than half: the rest is learned as if whole",
     "outside": "records with a box that reaches more than a pixel out of its picture: it is cut at the edge",
     "empty_answer": "records with an empty answer: nothing but the end of the text is learned",
+    "unknown_token": "records whose answer has words that the tokenizer does not know",
     "not_read_back": "records whose target, read back by the dialect, does not give their boxes",
     "duplicate_id": "ids that several records bear",
     "unreadable": "pictures that cannot be read",

@@ -73,7 +73,7 @@ def print_cost(console: Console, cost: dict) -> None:
         highlight=False,
     )
     if cost["dead_parameters"]:
-        console.print(f"[yellow]no gradient reached {', '.join(cost['dead_parameters'])}[/]", highlight=False)
+        console.print(f"[yellow]no gradient in these steps: {', '.join(cost['dead_parameters'])}[/]", highlight=False)
 
 
 def size(count: int) -> str:

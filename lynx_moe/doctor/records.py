@@ -45,6 +45,8 @@ def look_at_record(record: Record, screen: Screen, findings: Findings) -> None:
         findings.note("outside", record.id, str(list(outside[0])))
     if isinstance(found, Tokens):
         look_at_boxes(record, screen, findings)
+        if screen.builder.tokenizer.unk_token_id in found.ids[found.answer_at :].tolist():
+            findings.note("unknown_token", record.id, target_text(record, screen.builder.dialect))
 
 
 def reaches_out(box: Sequence[float], size: tuple[int, int]) -> bool:

@@ -50,7 +50,8 @@ def doctor(
     findings = Findings()
     look_at_records(records, evenly(len(records), limit), screen, findings)
 
-    drawn = [records[k] for k in of_every_task(records, pictures) if usable(screen, records[k])]
+    left = prepared.dataset.records
+    drawn = [left[k] for k in of_every_task(left, pictures) if usable(screen, left[k])]
     result = {
         "records": {"checked": findings.checked, "of": findings.of, "tasks": dict(records.counts())},
         "sheet": draw_targets(prepared.builder, drawn, out / "sheet.png", findings),

@@ -62,7 +62,7 @@ def not_the_answer(builder: SampleBuilder, learned: list[int], answer: str) -> s
     end = tokenizer.eos_token_id
     if end is not None and learned[-1] != end:
         return f"the last learned token is {tokenizer.decode(learned[-1:])!r}, not the end of the text"
-    special = set(tokenizer.all_special_ids)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     closing = len(learned)
     while closing and (learned[closing - 1] in special or not tokenizer.decode(learned[closing - 1 : closing]).strip()):
         closing -= 1

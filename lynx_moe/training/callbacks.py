@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 from lynx_moe.training.finite import local
 from lynx_moe.training.schedule import TimeBudget
 
-LOOK_FOR_DEAD = 2  # steps: with experts that start at zero output, the inner weights get no gradient at the very first
+FIRST_LOOK = 2  # steps: with experts that start at zero output, the inner weights get no gradient at the very first
+LAST_LOOK = 10  # steps: a small batch may hold nothing to learn
 
 
 class StopInTime(TrainerCallback):
@@ -40,14 +41,15 @@ class StopInTime(TrainerCallback):
 
 
 class DeadParameters(TrainerCallback):
-    """Names, after the second step, every trainable tensor that has not seen one gradient different from zero.
+    """Names, from the second step to the tenth, every trainable tensor that has not seen one gradient but zero.
 
     Such a tensor is listed, counted and trained, yet inert, which no loss curve shows. Gradients are looked at as
     autograd makes them, and again where the optimiser finds them: DeepSpeed takes them out of `grad`, FSDP2 puts them
     nowhere else. A tensor is dead when no process saw a gradient in any micro-batch.
 
     Attributes:
-        names: of the dead tensors; None while training has not gone far enough to tell.
+        names: of the tensors that seem dead; None while training has not gone far enough to tell. The tenth step, or the
+            last, decides, and warns.
     """
 
     def __init__(self):
@@ -73,17 +75,25 @@ class DeadParameters(TrainerCallback):
         for name, p in self._parameters.items():
             if p.grad is not None:
                 self._see(name, p.grad)
-        if self._steps < LOOK_FOR_DEAD:
+        if self._steps < FIRST_LOOK:
             return
         seen_P = torch.stack(list(self._seen.values())).int()
         if args.world_size > 1:
             torch.distributed.all_reduce(seen_P, op=torch.distributed.ReduceOp.MAX)
         self.names = sorted(n for n, seen in zip(self._parameters, seen_P.tolist(), strict=True) if not seen)
+        if not self.names or self._steps == LAST_LOOK:
+            self._settle(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._parameters:
+            self._settle(state)
+
+    def _settle(self, state) -> None:
         for hook in self._hooks:
             hook.remove()
         self._parameters, self._seen, self._hooks = {}, {}, []
         if self.names and state.is_world_process_zero:
-            tqdm.write(f"warning: {len(self.names)} trainable tensors got no gradient in {LOOK_FOR_DEAD} steps: "
+            tqdm.write(f"warning: {len(self.names)} trainable tensors got no gradient in {self._steps} steps: "
                        + ", ".join(self.names))  # fmt: skip
 
 

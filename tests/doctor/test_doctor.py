@@ -149,6 +149,7 @@ BROKEN = {
     "picture_token": {"question": "Find the <image>."},
     "unwritable": {"boxes": []},
     "outside": {"boxes": [[-9.0, 2.0, 20.0, 20.0]]},
+    "unknown_token": {"answer": "The zebra is at {box:0}."},
     "too_long": {"question": "Find the cat. " * 100},
 }
 
@@ -178,8 +179,10 @@ def test_crops_are_found_whole_and_half(builder, tmp_path):
 
 def test_command_says_healthy_and_trains_nothing_that_stays(base_folder, data_folder, tmp_path, capsys):
     out, result = tmp_path / "doctor", tmp_path / "r.json"
-    given = ["model=path", f"model.path={base_folder}", "data=folder", f"data.folder={data_folder}",
-             f"output_dir={tmp_path}/run", "trainer.batch_size=4", "trainer.epochs=2", "trainer.max_steps=null"]  # fmt: skip
+    given = [
+        "model=path", f"model.path={base_folder}", "data=folder", f"data.folder={data_folder}", "trainer.batch_size=4",
+        "trainer.epochs=2", "trainer.max_steps=null", f"output_dir={tmp_path}/run",
+    ]  # fmt: skip
     assert cli.main(["doctor", *given, "--out", str(out), "--json", str(result), "--pictures", "3"]) == 0
     found = json.loads(result.read_text())
     assert found["ok"] and found["findings"] == [] and found["sheet"]["pictures"] == 3
