@@ -48,8 +48,8 @@ class DeadParameters(TrainerCallback):
     nowhere else. A tensor is dead when no process saw a gradient in any micro-batch.
 
     Attributes:
-        names: of the tensors that seem dead; None while training has not gone far enough to tell. The tenth step, or the
-            last, decides, and warns.
+        names: of the tensors that seem dead; None while training has not gone far enough to tell. The tenth step, or
+            the last, decides, and warns.
     """
 
     def __init__(self):

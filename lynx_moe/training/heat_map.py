@@ -18,11 +18,11 @@ def draw_heat_map(rows: list[dict], path: Path) -> str:
         rows: of `blocks.jsonl`.
 
     Returns:
-        Why nothing was drawn; empty when it was.
+        Why it could not be drawn; empty when it was, or when there are no two logs of blocks.
     """
     rows = [row for row in rows if row["blocks"]]
     if len(rows) < 2:
-        return "it takes two logs to draw one"
+        return ""  # one column is no picture, and baselines have no blocks
     try:
         from matplotlib.figure import Figure
     except ImportError:
