@@ -122,7 +122,10 @@ def hides(record: Record, builder: SampleBuilder) -> bool:
     places = [(record.picture, record.boxes), (0, record.question_boxes)]
     places += [(step.picture, step.boxes) for step in record.steps]
     boxes = all(
-        geometry.visible(Box(*box), frame(record, picture)) is not None for picture, those in places for box in those
+        geometry.visible(Box(*box), frame(record, picture)) is not None
+        for picture, those in places
+        for box in those
+        if len(box) == 4
     )
     return not (boxes and all(geometry.shows(point, record.size) for point in record.question_points))
 

@@ -50,6 +50,8 @@ def look_at_record(record: Record, screen: Screen, findings: Findings) -> None:
 
 
 def reaches_out(box: Sequence[float], size: tuple[int, int]) -> bool:
+    if len(box) != 4:
+        return False  # no box at all, which is another finding
     x1, y1, x2, y2 = box
     return min(x1, y1) < -AT_THE_EDGE or x2 > size[0] + AT_THE_EDGE or y2 > size[1] + AT_THE_EDGE
 

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 
 from accelerate import PartialState
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import set_seed
 
@@ -25,7 +24,7 @@ from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.telemetry import gate_telemetry
 from lynx_moe.training.trainer import LynxTrainer
-from lynx_moe.training.whole import whole_folder, write_json
+from lynx_moe.training.whole import saving, whole_folder, write_json
 
 
 def run(settings: Settings) -> dict:
@@ -77,7 +76,6 @@ def run(settings: Settings) -> dict:
 
     after = hash_base(model.get_base_model(), adapter_parts(model))
     refuse_changed_base(prepared.base_hash, after)
-    refuse_broken_adapter(model)
     card = {
         "train": {
             "steps": done.global_step,
@@ -111,8 +109,10 @@ def run(settings: Settings) -> dict:
             model.save_pretrained(str(aside), save_embedding_layers=False)
         folder.tidy()
         write_json(folder.log, "".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
-        if why := draw_heat_map(read_rows(folder.blocks), folder.heat_map):
-            tqdm.write(f"note: no {folder.heat_map.name}: {why}")
+        with saving(folder.heat_map):
+            missing = draw_heat_map(read_rows(folder.blocks), folder.heat_map)
+        if missing:
+            tqdm.write(f"note: no {folder.heat_map.name}: {missing}")
         # Last: who sees the card sees a finished run.
         write_json(folder.card, card)
     here.wait_for_everyone()
@@ -126,14 +126,4 @@ def refuse_changed_base(before: BaseHash, after: BaseHash) -> None:
             f"training changed {len(changed)} tensors of the base, the first is {changed[0]}",
             why="the base must stay byte for byte what it was; something beside the adapter wrote to it",
             fix="nothing was published; report it with this run's settings",
-        )
-
-
-def refuse_broken_adapter(model: nn.Module) -> None:
-    broken = [name for name, p in model.named_parameters() if p.requires_grad and not p.isfinite().all()]
-    if broken:
-        raise CheckpointError(
-            f"{len(broken)} of the adapter's tensors hold infinite or undefined numbers, the first is {broken[0]}",
-            why="training diverged; nothing was published",
-            fix="lower trainer.learning_rate, or trainer.resume=true from an earlier checkpoint",
         )
