@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -13,37 +14,40 @@ from lynx_moe.data.pictures import PictureCache, side_by_side
 from lynx_moe.data.records import Record, RecordSet
 from lynx_moe.data.sample import SampleBuilder, Tokens
 from lynx_moe.data.screening import LeftOut, Screen, evenly, first_usable
+from lynx_moe.data.steps import WHOLE, Stepwise, step_tokens
 from lynx_moe.errors import FamilyError
 from lynx_moe.grounding import Box
 
 REMEMBERED_TEXTS = 200_000  # about 100 MB of tokens
 
 
-class _Source:
-    """What both datasets share: tokens and pictures of records, each made at first need."""
+class Source:
+    """What both datasets share: tokens and pictures of records, each made at first need.
 
-    def __init__(self, records: RecordSet, screen: Screen, cache_bytes: int, known: dict[int, Tokens]):
+    A record has one sample, or one for each step or run of steps of its answer that is learned apart.
+    """
+
+    def __init__(self, records: RecordSet, screen: Screen, cache_bytes: int, known: dict[int, list[Tokens]]):
         self.records = records
         self.screen = screen
-        self.builder = builder = screen.builder
-        self._pictures = PictureCache(builder.processor.image_processor, cache_bytes)
+        self.builder = screen.builder
+        self.stepwise = screen.stepwise
+        self._pictures = PictureCache(self.builder.processor.image_processor, cache_bytes)
         self._tokens = dict(islice(known.items(), REMEMBERED_TEXTS))
 
-    def tokens(self, position: int) -> Tokens:
+    def tokens(self, position: int) -> list[Tokens]:
         if position not in self._tokens:
-            tokens = self.builder.tokens([self.records[position]])[0]
+            tokens = step_tokens(self.builder, self.records[position], self.stepwise)
             if len(self._tokens) >= REMEMBERED_TEXTS:
                 return tokens
             self._tokens[position] = tokens
         return self._tokens[position]
 
-    def sample(self, position: int) -> dict[str, torch.Tensor]:
-        tokens, sizes = self.tokens(position), self.records.sizes(position)
-        if self.screen.max_positions is not None:
-            length = self.builder.length(tokens, sizes)
-            if length > self.screen.max_positions:
-                self.screen.check_length(self.records[position], length)
-        return self.builder.sample(tokens, sizes)
+    def samples(self, position: int) -> list[dict[str, torch.Tensor]]:
+        sizes = self.records.sizes(position)
+        if self.screen.max_positions is not None and max(self.lengths(position)) > self.screen.max_positions:
+            self.screen.check_length(self.records[position], max(self.lengths(position)))
+        return [self.builder.sample(tokens, sizes) for tokens in self.tokens(position)]
 
     def pixels(self, position: int) -> dict[str, torch.Tensor]:
         return side_by_side(
@@ -53,6 +57,53 @@ class _Source:
             ]
         )
 
+    def group(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Records of the same picture or pictures as one packed row, their tokens once, with the pictures.
+
+        Raises:
+            FamilyError: nothing can be shared.
+        """
+        samples = [sample for position in positions for sample in self.samples(position)]
+        # A lone sample needs no prefix: the same row with one segment.
+        return pack(samples, self.prefix(positions) if len(samples) > 1 else 0) | self.pixels(positions[0])
+
+    def apart(self, positions: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
+        """Packed rows of one sample each, every one with its pictures."""
+        for position in positions:
+            for sample in self.samples(position):
+                yield pack([sample], 0) | self.pixels(position)
+
+    def shares(self, positions: Sequence[int]) -> bool:
+        """Whether records of the same pictures are the same up to the last picture."""
+        return self._prefix(positions) is not None
+
+    def prefix(self, positions: Sequence[int]) -> int:
+        """Tokens that records of the same pictures share, up to the last picture.
+
+        Raises:
+            FamilyError: there are none.
+        """
+        prefix = self._prefix(positions)
+        if prefix is None:
+            raise FamilyError(
+                f"{type(self.builder.processor).__name__} puts questions before the picture",
+                why="records are packed behind a picture that they share, and here they differ before it",
+                fix="data.packing=sequence shares nothing there; without packing, objective.stepwise=whole or faithful",
+            )
+        return prefix
+
+    def _prefix(self, positions: Sequence[int]) -> int | None:
+        return shared_prefix([t for each in positions for t in self.tokens(each)], self.per_picture(positions[0]))
+
+    def lengths(self, position: int) -> list[int]:
+        """Tokens of each sample, those of its pictures included."""
+        more = sum(n - 1 for n in self.per_picture(position))
+        return [len(tokens.ids) + more for tokens in self.tokens(position)]
+
+    def per_picture(self, position: int) -> list[int]:
+        """Tokens that stand for each of its pictures."""
+        return [len(self.builder.picture_ids(size)) for size in self.records.sizes(position)]
+
 
 def askable(record: Record, builder: SampleBuilder) -> bool:
     """Whether the model can see every box and every point that the question itself shows."""
@@ -61,11 +112,19 @@ def askable(record: Record, builder: SampleBuilder) -> bool:
     return boxes and all(geometry.shows(point, record.size) for point in record.question_points)
 
 
-class _Screened(Dataset):
-    """What both datasets share: records left out, and a place that cannot be used giving way to the next."""
+Samples = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]
+
+
+class Screened(Dataset):
+    """What both datasets share: records left out, and a place that cannot be used giving way to the next.
+
+    Attributes:
+        records: those that are left. left_out: what was left out at the start; `dropped` is how many.
+    """
 
     records: RecordSet
     left_out: LeftOut
+    traced: bool
 
     @property
     def dropped(self) -> int:
@@ -81,42 +140,45 @@ class _Screened(Dataset):
             self.records = records.select(stay)
             kept = {new: kept[old] for new, old in enumerate(stay) if old in kept}
         self.screen = screen
-        self._source = _Source(self.records, screen, cache_bytes, kept)
+        self._source = Source(self.records, screen, cache_bytes, kept)
 
-    def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, place: int) -> Samples:
         if not -len(self) <= place < len(self):
             raise IndexError(f"row {place} of {len(self)}")
-        return first_usable(place, len(self), self._made, self._held)
+        found, there, passed = first_usable(place, len(self), self._made, self._held)
+        rows = found if isinstance(found, list) else [found]
+        if self.traced:
+            held = torch.tensor(self._held(there))
+            rows = [row | {"record_rows": held, "num_tokens": torch.tensor([len(row["input_ids"])])} for row in rows]
+        if passed:
+            rows[0] = rows[0] | {"left_out": torch.tensor(passed)}
+        return rows if isinstance(found, list) else rows[0]
 
-    def _made(self, place: int) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _made(self, place: int) -> Samples:
+        """What is at that place."""
 
+    @abstractmethod
     def _held(self, place: int) -> list[int]:
         """Positions, in `self.records`, of the records at that place."""
-        raise NotImplementedError
-
-    def _traced(self, place: int, sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return sample | {
-            "record_rows": torch.tensor(self._held(place)),
-            "num_tokens": torch.tensor([len(sample["input_ids"])]),
-        }
 
 
-class SampleDataset(_Screened):
+class SampleDataset(Screened):
     """One record per row.
 
     Records that cannot be learned from are left out (`lynx_moe.data.screening`): of at most `LOOKED_AT` records at
     once, of more when they are met, where the next record takes their place.
 
+    What an entry is depends on how stepwise answers are learned: a sample; with "faithful" a list of samples, one per
+    step, which the `Collator` makes rows of; a packed row where steps need segments.
+
     Args:
         records: what to train on.
-        builder: makes the samples.
+        builder: makes the samples; with `mark_steps` unless answers are learned whole.
+        stepwise: how stepwise answers are learned.
         cache_bytes: memory for prepared pictures; 0 prepares them anew every time.
         max_positions: tokens that the model has positions for; None for no limit.
         traced: samples also say which record they hold, "record_rows" (1,), and their "num_tokens" (1,).
-
-    Attributes:
-        records: those that are left. left_out: what was left out at the start; `dropped` is how many.
     """
 
     def __init__(
@@ -124,98 +186,23 @@ class SampleDataset(_Screened):
         records: RecordSet,
         builder: SampleBuilder,
         *,
+        stepwise: Stepwise = WHOLE,
         cache_bytes: int = 2**30,
         max_positions: int | None = None,
         traced: bool = False,
     ):
-        self._take(records, Screen(builder, max_positions), evenly(len(records)), cache_bytes)
+        self._take(records, Screen(builder, max_positions, stepwise), evenly(len(records)), cache_bytes)
         self.traced = traced
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def _made(self, place: int) -> dict[str, torch.Tensor]:
-        sample = self._source.sample(place) | self._source.pixels(place)
-        return self._traced(place, sample) if self.traced else sample
+    def _made(self, place: int) -> Samples:
+        source = self._source
+        if source.stepwise.in_segments:
+            return source.group([place])
+        rows = [sample | source.pixels(place) for sample in source.samples(place)]
+        return rows if source.stepwise.mode == "faithful" else rows[0]
 
     def _held(self, place: int) -> list[int]:
         return [place]
-
-
-class PackedDataset(_Screened):
-    """Records of one picture per row, as many as `max_tokens` hold.
-
-    Records that cannot be learned from are left out at the start, all of them, since all are tokenised there.
-
-    A record about several pictures has a row of its own.
-
-    For models that pass `lynx_moe.data.packing.check_packable`, with the `Collator` of this package.
-
-    Args:
-        max_tokens: of a row, its picture's included; a record that is longer by itself gets a row of its own. Longer
-            rows cost attention that nobody uses, since records do not see each other; shorter ones repeat the picture.
-            Every record is tokenised once when the dataset is made, to fill rows evenly.
-        max_positions, traced: as for `SampleDataset`; "record_rows" (k,) then numbers all records of a row.
-
-    Raises:
-        FamilyError: the chat template puts the question before the picture, so that nothing can be shared.
-    """
-
-    def __init__(
-        self,
-        records: RecordSet,
-        builder: SampleBuilder,
-        *,
-        max_tokens: int = 512,
-        cache_bytes: int = 2**30,
-        max_positions: int | None = None,
-        traced: bool = False,
-    ):
-        self._take(records, Screen(builder, max_positions), range(len(records)), cache_bytes)
-        self.traced = traced
-        self.rows = [row for group in self.records.by_picture() for row in self._filled(group, max_tokens)]
-        fullest = max(self.rows, key=len, default=[])
-        if len(fullest) > 1:
-            self._prefix(fullest)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def _made(self, place: int) -> dict[str, torch.Tensor]:
-        positions = self.rows[place]
-        samples = [self._source.sample(position) for position in positions]
-        # A lone record needs no prefix: the same row with one segment.
-        prefix = self._prefix(positions) if len(positions) > 1 else 0
-        row = pack(samples, prefix) | self._source.pixels(positions[0])
-        return self._traced(place, row) if self.traced else row
-
-    def _held(self, place: int) -> list[int]:
-        return self.rows[place]
-
-    def _filled(self, group: list[int], max_tokens: int) -> list[list[int]]:
-        """The group cut, in its order, into rows that keep within `max_tokens` where they can."""
-        picture = sum(len(self._source.builder.picture_ids(size)) for size in self.records.sizes(group[0]))
-        rows: list[list[int]] = []
-        room = 0
-        for position in group:
-            tokens = self._source.tokens(position)
-            shared = tokens.picture_at or 0  # tokens before the picture; its own placeholder counts as the record's
-            own = len(tokens.ids) - shared
-            if not rows or own > room:
-                rows.append([])
-                room = max_tokens - shared - picture
-            rows[-1].append(position)
-            room -= own
-        return rows
-
-    def _prefix(self, positions: Sequence[int]) -> int:
-        tokens = [self._source.tokens(position) for position in positions]
-        size = self.records.size(positions[0])
-        prefix = shared_prefix(tokens, len(self._source.builder.picture_ids(size)))
-        if prefix is None:
-            raise FamilyError(
-                "records of one picture cannot be packed with this chat template",
-                why="it writes the question, or something else that differs, before the picture",
-                fix="use SampleDataset",
-            )
-        return prefix

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
-import torch
+from typing import Any
 
 from lynx_moe.data.prompts import frame
 from lynx_moe.data.records import Record, RecordSet
 from lynx_moe.data.sample import SampleBuilder, Tokens
+from lynx_moe.data.steps import WHOLE, Stepwise, step_tokens
 from lynx_moe.errors import DialectError, LynxError, RecordError
 from lynx_moe.grounding import Box
 
@@ -70,25 +70,27 @@ class Screen:
     Args:
         builder: words and tokenises.
         max_positions: tokens that the model has positions for; None where it sets no limit.
+        stepwise: how stepwise answers are learned.
     """
 
-    def __init__(self, builder: SampleBuilder, max_positions: int | None = None):
+    def __init__(self, builder: SampleBuilder, max_positions: int | None = None, stepwise: Stepwise = WHOLE):
         self.builder = builder
         self.max_positions = max_positions
+        self.stepwise = stepwise
 
-    def look(self, record: Record) -> Tokens | tuple[str, LynxError]:
-        """The tokens of a record that can be used; else one of `REASONS` and an error that names the record."""
+    def look(self, record: Record) -> list[Tokens] | tuple[str, LynxError]:
+        """The tokens of each sample of a record that can be used; else one of `REASONS` and an error that names it."""
         if hides(record, self.builder):
             return "hidden", RecordError(
                 f"record {record.id!r} has a box or a point that the model cannot see",
                 why="the processor crops that part of the picture away", fix="use a processor that pads",
             )  # fmt: skip
         try:
-            tokens = self.builder.tokens([record])[0]
+            tokens = step_tokens(self.builder, record, self.stepwise)
         except (DialectError, RecordError) as error:
             return "unwritable", named(record, error)
         try:
-            self.check_length(record, self.builder.length(tokens, record.sizes))
+            self.check_length(record, max(self.builder.length(each, record.sizes) for each in tokens))
         except RecordError as error:
             return "too_long", error
         return tokens
@@ -102,12 +104,12 @@ class Screen:
                 fix="leave it out, or make its picture or text smaller",
             )
 
-    def usable(self, records: RecordSet, positions: Sequence[int]) -> tuple[dict[int, Tokens], LeftOut]:
+    def usable(self, records: RecordSet, positions: Sequence[int]) -> tuple[dict[int, list[Tokens]], LeftOut]:
         """Of `positions` those whose records can be used, with their tokens; and what was left out."""
         kept, left_out = {}, LeftOut(checked=len(positions))
         for position in positions:
             found = self.look(records[position])
-            if isinstance(found, Tokens):
+            if isinstance(found, list):
                 kept[position] = found
             else:
                 left_out.note(*found)
@@ -143,12 +145,12 @@ def evenly(count: int, limit: int = LOOKED_AT) -> range | list[int]:
 
 
 def first_usable(
-    start: int, count: int, make: Callable[[int], dict[str, torch.Tensor]], records: Callable[[int], list[int]]
-) -> dict[str, torch.Tensor]:
-    """`make(start)`, or what comes next where that cannot be used; then "left_out" (n,) numbers the records passed by.
+    start: int, count: int, make: Callable[[int], Any], records: Callable[[int], list[int]]
+) -> tuple[Any, int, list[int]]:
+    """`make(start)`, or of what comes next where that cannot be used; its place; and the records passed by.
 
     Args:
-        make: the sample at a place; RecordError or DialectError where there is none.
+        make: what is at a place; RecordError or DialectError where nothing can be.
         records: the records of a place.
 
     Raises:
@@ -157,12 +159,10 @@ def first_usable(
     passed: list[int] = []
     for place in (number % count for number in range(start, start + min(count, TRIES))):
         try:
-            sample = make(place)
+            return make(place), place, passed
         except (DialectError, RecordError) as error:
             passed += records(place)
             last = error
-        else:
-            return sample | ({"left_out": torch.tensor(passed)} if passed else {})
     raise RecordError(
         f"{len(passed)} records in a row cannot be used, the last: {last.message}", why=last.why, fix=last.fix
     )

@@ -68,6 +68,8 @@ def measure_cost(prepared: Prepared, settings: Settings, looked_at: list[int]) -
             training_arguments(short(settings), RunFolder(Path(folder))),
             retention_kl=settings.objective.retention_kl,
             box_weight=settings.objective.box_weight,
+            step_weights=settings.objective.step_weights,
+            answer_weight=settings.objective.answer_weight,
             progress=False,
             callbacks=[clock],
             train_dataset=Subset(prepared.dataset, order),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from lynx_moe.data import Record, RecordSet, target_text
 from lynx_moe.data.prompts import frame
-from lynx_moe.data.sample import Tokens
 from lynx_moe.data.screening import Screen
 from lynx_moe.doctor.findings import Findings
 from lynx_moe.grounding import Box, iou
@@ -36,16 +35,16 @@ def look_at_record(record: Record, screen: Screen, findings: Findings) -> None:
         findings.note("picture_token", record.id, record.question)
         return
     found = screen.look(record)
-    if not isinstance(found, Tokens):
+    if not isinstance(found, list):
         findings.note(found[0], record.id, found[1].message)
     boxes = [(record.picture, box) for box in record.boxes]
     boxes += [(step.picture, box) for step in record.steps for box in step.boxes]
     outside = [box for picture, box in boxes if reaches_out(box, frame(record, picture))]
     if outside:
         findings.note("outside", record.id, str(list(outside[0])))
-    if isinstance(found, Tokens):
+    if isinstance(found, list):
         look_at_boxes(record, screen, findings)
-        if screen.builder.tokenizer.unk_token_id in found.ids[found.answer_at :].tolist():
+        if screen.builder.tokenizer.unk_token_id in found[-1].ids[found[-1].answer_at :].tolist():
             findings.note("unknown_token", record.id, target_text(record, screen.builder.dialect))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from copy import deepcopy
 from pathlib import Path
 
-from lynx_moe.data.sample import Tokens
 from lynx_moe.data.screening import LOOKED_AT, Screen, evenly
 from lynx_moe.doctor.cost import measure_cost
 from lynx_moe.doctor.findings import Findings
@@ -71,7 +70,7 @@ def doctor(
 
 
 def usable(screen: Screen, record) -> bool:
-    return isinstance(screen.look(record), Tokens)
+    return isinstance(screen.look(record), list)
 
 
 def looks(prepared: Prepared, limit: int, findings: Findings) -> dict:
@@ -83,7 +82,7 @@ def looks(prepared: Prepared, limit: int, findings: Findings) -> dict:
     for kind, position in one_of_each(records).items():
         record = records[position]
         if usable(prepared.dataset.screen, record):
-            shown.append(marked(prepared.builder, record, kind))
+            shown += marked(prepared.builder, record, kind, prepared.dataset.screen.stepwise)
     for each in shown:
         if each.wrong:
             findings.note("mask", each.id, each.wrong)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lynx_moe.data import Record, RecordSet, SampleBuilder, target_text
 from lynx_moe.data.sample import IGNORED
+from lynx_moe.data.steps import WHOLE, Stepwise, step_tokens
 
 KINDS = ("grounding", "stepwise", "understanding")
 LOOKED_THROUGH = 10_000  # records, for one of each kind
@@ -38,22 +39,29 @@ def one_of_each(records: RecordSet) -> dict[str, int]:
     return {kind: found[kind] for kind in KINDS if kind in found}
 
 
-def marked(builder: SampleBuilder, record: Record, kind: str) -> Marked:
-    """The sample of `record` decoded, with its learned tokens apart."""
-    tokens = builder.tokens([record])[0]
-    sample = builder.sample(tokens, record.sizes)
-    ids, labels = sample["input_ids"].tolist(), sample["labels"].tolist()
-    places = [k for k, label in enumerate(labels) if label != IGNORED]
-    first, last = (places[0], places[-1] + 1) if places else (len(ids), len(ids))
-    read = builder.tokenizer.decode
-    parts = [read(part) for part in (shortened(builder, ids[:first]), ids[first:last], ids[last:])]
-    wrong = "nothing is learned" if not places else ""
-    if places and places != list(range(first, last)):
-        wrong = "the learned tokens have gaps"
-    elif places and any(labels[k] != ids[k] for k in places):
-        wrong = "a label is not the token at its place"
-    wrong = wrong or not_the_answer(builder, ids[first:last], target_text(record, builder.dialect))
-    return Marked(record.id, kind, *parts, wrong)
+def marked(builder: SampleBuilder, record: Record, kind: str, stepwise: Stepwise = WHOLE) -> list[Marked]:
+    """The samples of `record` decoded, with their learned tokens apart; what is wrong stands at the first.
+
+    Most records have one sample; a stepwise answer whose steps are learned apart has one for each.
+    """
+    shown, learned, wrong = [], [], ""
+    for tokens in step_tokens(builder, record, stepwise):
+        sample = builder.sample(tokens, record.sizes)
+        ids, labels = sample["input_ids"].tolist(), sample["labels"].tolist()
+        places = [k for k, label in enumerate(labels) if label != IGNORED]
+        if not places:
+            wrong = wrong or "nothing is learned"
+        elif places != list(range(places[0], places[-1] + 1)):
+            wrong = wrong or "the learned tokens have gaps"
+        elif any(labels[k] != ids[k] for k in places):
+            wrong = wrong or "a label is not the token at its place"
+        first, last = (places[0], places[-1] + 1) if places else (len(ids), len(ids))
+        learned += ids[first:last]
+        read = builder.tokenizer.decode
+        parts = [read(part) for part in (shortened(builder, ids[:first]), ids[first:last], ids[last:])]
+        shown.append(Marked(record.id, kind, *parts))
+    wrong = wrong or not_the_answer(builder, learned, target_text(record, builder.dialect))
+    return [replace(shown[0], wrong=wrong), *shown[1:]]
 
 
 def not_the_answer(builder: SampleBuilder, learned: list[int], answer: str) -> str:

@@ -10,8 +10,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 
 import lynx_moe
-from lynx_moe.data import PackedDataset, SampleDataset
-from lynx_moe.data.sample import Tokens
+from lynx_moe.data import Collator, PackedDataset, SampleDataset
 from lynx_moe.training.preparing import Prepared
 from lynx_moe.training.settings import Settings
 
@@ -24,7 +23,8 @@ def look_at(prepared: Prepared) -> list[dict]:
     step = max(1, len(records) // LOOKED_AT)
     samples = list(SampleDataset(records.select(range(0, len(records), step)[:LOOKED_AT]), prepared.builder))
     device = next(prepared.model.parameters()).device
-    batches = [prepared.collator(samples[start : start + 8]) for start in range(0, len(samples), 8)]
+    collate = Collator(prepared.processor)  # not the run's own, whose rows may be packed
+    batches = [collate(samples[start : start + 8]) for start in range(0, len(samples), 8)]
     return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
 
 
@@ -48,7 +48,7 @@ def describe_left_out(dataset: SampleDataset | PackedDataset, met: set[int]) -> 
     counts = dataset.left_out.counts.copy()
     for position in sorted(set(gather_object(sorted(met)))):
         found = dataset.screen.look(dataset.records[position])
-        counts["unreadable" if isinstance(found, Tokens) else found[0]] += 1
+        counts["unreadable" if isinstance(found, list) else found[0]] += 1
     return {"left_out": counts.total(), "left_out_why": dict(counts)}
 
 

@@ -70,7 +70,9 @@ class NumberWatch:
         if fine_N:
             self._note(ROUTER, tuple(blocks), torch.stack(fine_N))
         self._note(LOSS, tuple(terms), torch.stack([value.detach().isfinite().all() for value in terms.values()]))
-        self._kept[self._micro] = MicroBatch(step, batch.get("record_rows"), fine_B)
+        records = batch.get("record_rows")
+        # Rows laid end to end are one row that holds them all.
+        self._kept[self._micro] = MicroBatch(step, None if records is None else records.view(rows, -1), fine_B)
 
     def see_gradients(self, model: nn.Module) -> None:
         """The gradients as they are now, before anything clips them: a norm that is none would spoil all of them."""

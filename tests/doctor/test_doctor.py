@@ -12,6 +12,7 @@ from PIL import Image
 from lynx_moe import cli
 from lynx_moe.data import SampleBuilder, load_records
 from lynx_moe.data.screening import Screen, evenly
+from lynx_moe.data.steps import Stepwise
 from lynx_moe.doctor import template
 from lynx_moe.doctor.findings import Findings
 from lynx_moe.doctor.records import look_at_records
@@ -117,11 +118,19 @@ def test_what_is_marked_is_exactly_what_is_learned(builder, tmp_path):
         "grounding": "find_one", "stepwise": "relation", "understanding": "count",
     }  # fmt: skip
     for kind, position in places.items():
-        shown = template.marked(builder, records[position], kind)
+        (shown,) = template.marked(builder, records[position], kind)
         assert not shown.wrong and shown.after == "" and shown.before.count("<image>") == 1
         assert shown.plain().endswith("</s>]]")
-    shown = template.marked(builder, records[2], "understanding")
+    (shown,) = template.marked(builder, records[2], "understanding")
     assert shown.learned == " 2</s>"
+
+
+def test_steps_that_are_learned_apart_are_shown_apart_and_make_the_whole_answer(builder, tmp_path):
+    stepping = SampleBuilder(builder.processor, builder.dialect, mark_steps=True)
+    record = next(r for r in load_records(small_folder(tmp_path), "train") if r.steps)
+    shown = template.marked(stepping, record, "stepwise", Stepwise("faithful"))
+    assert len(shown) == 2 and not shown[0].wrong and shown[0].learned.strip().startswith("Step 1:")
+    assert "Step 1:" in shown[1].before and shown[1].learned.strip().startswith("Step 2:")
 
 
 @pytest.mark.parametrize("spoil", ["early", "late", "endless"])
@@ -140,7 +149,7 @@ def test_a_mask_that_covers_something_else_is_found(builder, tmp_path, monkeypat
         return made
 
     monkeypatch.setattr(SampleBuilder, "sample", spoilt)
-    assert template.marked(builder, record, "understanding").wrong
+    assert template.marked(builder, record, "understanding")[0].wrong
 
 
 BROKEN = {
