@@ -1,4 +1,6 @@
-"""The command line: `lynx-moe quickstart | evaluate | export | verify | families | bench`, each with `--json FILE`.
+"""The command line: `lynx-moe quickstart | doctor | evaluate | export | verify | families | bench`.
+
+Each takes `--json FILE`.
 
 Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
@@ -54,6 +56,13 @@ def build_parser() -> argparse.ArgumentParser:
     quick.add_argument("--out", default="outputs/quickstart", help="folder for everything (default %(default)s)")
     quick.add_argument("--limit", type=at_least_one, default=600, help="questions per evaluation (default %(default)s)")
     quick.add_argument("--overwrite", action="store_true", help="replace the results of an earlier quickstart")
+
+    look = add("doctor", run_doctor, "look at what a training would learn, before it starts")
+    look.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the training, as for train.py")
+    look.add_argument("--out", default="outputs/doctor", help="folder for sheet.png and doctor.json (%(default)s)")
+    look.add_argument("--pictures", type=at_least_one, default=16, help="targets to draw (default %(default)s)")
+    look.add_argument("--limit", type=at_least_one, default=2000, help="records to look at (default %(default)s)")
+    look.add_argument("--no-steps", action="store_true", help="leave out the three training steps")
 
     ask = add("evaluate", run_evaluate, "what a base, a run or an export can do on a folder of records")
     ask.add_argument("path", help="a run folder, an export, an adapter, or a base VLM")
@@ -152,6 +161,14 @@ def run_quickstart(given: argparse.Namespace) -> dict:
     from lynx_moe.quickstart import quickstart
 
     return quickstart(Path(given.out), overrides=given.overrides, limit=given.limit, overwrite=given.overwrite)
+
+
+def run_doctor(given: argparse.Namespace) -> dict:
+    from lynx_moe.doctor import doctor
+    from lynx_moe.training.command import conf_beside, settings_from
+
+    settings = settings_from(conf_beside(), "train", given.overrides)
+    return doctor(settings, Path(given.out), pictures=given.pictures, limit=given.limit, steps=not given.no_steps)
 
 
 def run_evaluate(given: argparse.Namespace) -> dict:

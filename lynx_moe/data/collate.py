@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from lynx_moe.data.packing import additive_mask, chain, cumulative_lengths
 from lynx_moe.data.pictures import join
 from lynx_moe.data.sample import IGNORED
 
 FILL = {"labels": IGNORED}
+NO_RECORD = -1  # fills up "record_rows" where rows hold different numbers of records
 
 
 class Collator:
@@ -43,8 +45,10 @@ class Collator:
 
         Returns:
             `input_ids`, `labels`, `is_grounding` (B, L), `attention_mask` (B, L) or (B, 1, L, L), `position_ids`
-            (B, L) for packed samples, token types (B, L), and the pictures' tensors. End to end: (1, all tokens), no
-            `attention_mask`, and with lengths transformers' `FlashAttentionKwargs`.
+            (B, L) for packed samples, token types (B, L), and the pictures' tensors; of traced samples also
+            `record_rows` (B, K), -1 where a row holds fewer than K records, and `num_tokens` (B,). End to end:
+            (1, all tokens), no `attention_mask`, `record_rows` (K,), and with lengths transformers'
+            `FlashAttentionKwargs`.
         """
         samples = one_by_one(samples)
         if self.end_to_end:
@@ -54,7 +58,9 @@ class Collator:
         names = dict.fromkeys(name for sample in samples for name in sample)
         for name in names:
             having = [sample for sample in samples if name in sample]
-            if all(s[name].ndim == 1 and len(s[name]) == len(s["input_ids"]) for s in having):
+            if name == "record_rows":
+                batch[name] = pad_sequence([s[name] for s in having], batch_first=True, padding_value=NO_RECORD)
+            elif all(s[name].ndim == 1 and len(s[name]) == len(s["input_ids"]) for s in having):
                 fill = self.pad_id if name == "input_ids" else FILL.get(name, 0)
                 batch[name] = torch.stack([self._pad(s[name], length, fill) for s in samples])
             else:

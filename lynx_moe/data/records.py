@@ -269,10 +269,13 @@ class RecordSet(Sequence[Record]):
         """How many records each task has."""
         return Counter(self.column("task"))
 
-    def column(self, name: str) -> list:
-        """One field of every record, without building the records; quick for `id`, `question`, `task` and `kind`."""
+    def column(self, name: str, positions: Sequence[int] | None = None) -> list:
+        """One field of every record, or of those at `positions`, without building the records; quick for `id`,
+        `question`, `task` and `kind`.
+        """
+        rows = self._rows if positions is None else self._rows[np.asarray(positions, dtype=np.int64)]
         # Whole Arrow column, then the rows: a thousand times quicker than row by row.
-        return self._records.data.column(name).take(pa.array(self._rows)).to_pylist()
+        return self._records.data.column(name).take(pa.array(rows)).to_pylist()
 
 
 def _corners(places: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...]:

@@ -46,7 +46,7 @@ class PrefixDataset(Dataset):
     """Token tensors of each row, and under "prefix" a `Note`. The picture of a row that is stored is not opened.
 
     Args:
-        rows: a dataset with `text`, `pixels` and `pictures` (of a row) and `records`.
+        rows: a dataset of `lynx_moe.data`.
         picture_token: id that stands for the picture when only its states, at the decoder's entrance, are stored;
             None stores the states of all of a row's tokens.
         with_answers: read what the base itself says too, which the loss on understanding answers asks for.
@@ -63,6 +63,9 @@ class PrefixDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, row: int) -> dict[str, Any] | list[dict[str, Any]]:
+        return self.rows.take(row, self._made)
+
+    def _made(self, row: int) -> dict[str, Any] | list[dict[str, Any]]:
         text = self.rows.text(row)
         # Step-wise tuning gives a list: one sample per step, each with the same pictures.
         return [self._noted(row, each) for each in text] if isinstance(text, list) else self._noted(row, text)
