@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from lynx_moe.training.schedule import TimeBudget
 
@@ -34,6 +35,9 @@ class StopInTime(TrainerCallback):
         if self.budget.spent:
             self.stopped_early = state.global_step < state.max_steps
             control.should_training_stop = True
+            # As the Trainer does at a last step that it knew of.
+            control.should_save = control.should_save or args.save_strategy != SaveStrategy.NO
+            control.should_evaluate = control.should_evaluate or args.eval_strategy != IntervalStrategy.NO
 
 
 class DeadParameters(TrainerCallback):
@@ -46,6 +50,14 @@ class DeadParameters(TrainerCallback):
         self._unseen = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._steps = 0
         self.names: list[str] = []
+
+    def state(self) -> dict:
+        """What was seen so far, for a run that is gone on with."""
+        return {"steps": self._steps, "unseen": sorted(self._unseen), "names": self.names}
+
+    def set_state(self, state: dict) -> None:
+        self._steps, self.names = state["steps"], state["names"]
+        self._unseen = {name: self._unseen[name] for name in state["unseen"]}
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         if self._steps >= LOOK_FOR_DEAD:

@@ -42,6 +42,7 @@ class RouterWatch:
             f"the router of {name} gave scores that are not finite numbers at optimiser step {bad[name]}"
             + (f", and {others} routers after it" if others else ""),
             why="its input or its weights are infinite or undefined from there on, so every later step is lost",
-            fix="lower trainer.learning_rate or trainer.max_grad_norm and start again, or trainer.resume=true from the "
-            "checkpoint before that step; if it is step 1, look at the base (model.dtype=float16 overflows easily)",
+            fix="lower trainer.learning_rate or trainer.max_grad_norm and start again (overwrite=true), or add "
+            "trainer.resume=always to go on from the checkpoint before that step; if it is step 1, look at the base "
+            "(model.dtype=float16 overflows easily)",
         )

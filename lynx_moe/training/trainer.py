@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -12,12 +13,18 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from lynx_moe.adapter import follow_loss_scale, set_gate
 from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
 from lynx_moe.training.checkpoints import keep_newest, save_whole
+from lynx_moe.training.evaluating import HeldOut
 from lynx_moe.training.finite import RouterWatch
 from lynx_moe.training.loss import AnswerLoss
+from lynx_moe.training.resuming import ExactResume
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
+from lynx_moe.training.state import State
+
+# Of the Trainer's own, times of one process: what a run took in all is `TimeBudget.elapsed`.
+CLOCKED = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
 
 
-class LynxTrainer(Trainer):
+class LynxTrainer(ExactResume, Trainer):
     """Trains an adapter on grounding answers while holding understanding answers where the base has them.
 
     All rows run with the gate on: a shut gate would leave nothing to learn from.
@@ -28,7 +35,9 @@ class LynxTrainer(Trainer):
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
         progress: show a progress bar.
-        rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
+        keep_best: keep the checkpoint of the lowest held-out loss, whatever its age.
+        about: what the manifest of a checkpoint says of the run.
+        rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`; `eval_dataset` is of unpacked samples.
     """
 
     def __init__(
@@ -41,6 +50,8 @@ class LynxTrainer(Trainer):
         warmup: float = 0.0,
         budget: TimeBudget | None = None,
         progress: bool = True,
+        keep_best: bool = True,
+        about: dict | None = None,
         **rest,
     ):
         # One process, one device: torch's DataParallel would run replicas whose gates nobody set. Use torchrun.
@@ -50,6 +61,8 @@ class LynxTrainer(Trainer):
         self.answer_loss = AnswerLoss(model, retention_kl=retention_kl, box_weight=box_weight)
         self.warmup = warmup
         self.budget = budget or TimeBudget()
+        self.keep_best = keep_best
+        self.about = about or {}
         self.dead_parameters = DeadParameters(model)
         self._routers = RouterWatch()
         self._sums: dict[str, torch.Tensor] = {}
@@ -110,7 +123,48 @@ class LynxTrainer(Trainer):
             logs = {**logs, **{name: (total / steps).item() for name, total in self._sums.items()}}
             self._sums = {}
             self._noted_at = self.state.global_step
-        super().log(logs, start_time)
+        super().log({name: value for name, value in logs.items() if name not in CLOCKED}, start_time)
+
+    def progress(self) -> State:
+        tensors, plain = super().progress()
+        sums = {f"sum/{name}": total for name, total in self._sums.items()}
+        noted_at = getattr(self, "_noted_at", self._initial_global_step)
+        return tensors | sums, plain | {"noted_at": noted_at, "dead_parameters": self.dead_parameters.state()}
+
+    def set_progress(self, state: State) -> None:
+        super().set_progress(state)
+        tensors, plain = state
+        self._sums = {
+            n.removeprefix("sum/"): v.to(self.args.device) for n, v in tensors.items() if n.startswith("sum/")
+        }
+        self._noted_at = plain["noted_at"]
+        self.dead_parameters.set_state(plain["dead_parameters"])
+
+    # ---- held-out records ----
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """The loss on `eval_dataset`, logged: see `HeldOut.measure`. Training goes on as if it had not been called."""
+        held_out = HeldOut(eval_dataset or self.eval_dataset, self.data_collator, self.args.per_device_eval_batch_size)
+        metrics = held_out.measure(self.model, self.answer_loss, self.accelerator)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def best(self) -> dict | None:
+        """The row of the log with the lowest "eval_loss", with its "step"; None when nothing was measured."""
+        rows = [row for row in self.state.log_history if math.isfinite(row.get("eval_loss", math.nan))]
+        return min(rows, key=lambda row: row["eval_loss"], default=None)
+
+    def best_checkpoint(self) -> Path | None:
+        best = self.best() if self.keep_best else None
+        return best and Path(self.args.output_dir, f"checkpoint-{best['step']}")
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        best = self.best()
+        is_best = best is not None and best["step"] == self.state.global_step
+        # Saved now: at the next regular checkpoint the best step would be gone.
+        self.control.should_save |= is_best and self.keep_best
+        return is_best
 
     # ---- the schedule ----
 
@@ -123,6 +177,9 @@ class LynxTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def nothing_left(self) -> bool:
+        return super().nothing_left() or (self.resumed_from is not None and self.budget.spent)
+
     # ---- saving ----
 
     def _get_output_dir(self, trial) -> str:
@@ -132,6 +189,10 @@ class LynxTrainer(Trainer):
         # The adapter only. The Trainer would add a pickle of its arguments; ours are in the card.
         if self.args.should_save:
             self.model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=True)
+
+    def load_adapter(self, checkpoint: Path) -> None:
+        """The weights of a checkpoint instead of the model's."""
+        self._load_from_checkpoint(str(checkpoint))
 
     def _save_checkpoint(self, model, trial) -> None:
         """Writes the checkpoint aside and gives it its name when it is whole; the earlier ones stay until then.
@@ -150,6 +211,6 @@ class LynxTrainer(Trainer):
             finally:
                 self._save_into = None
 
-        save_whole(folder / f"checkpoint-{self.state.global_step}", write, self.accelerator)
+        save_whole(folder / f"checkpoint-{self.state.global_step}", write, self.accelerator, self.about)
         if self.accelerator.is_main_process:
-            keep_newest(folder, self.args.save_total_limit)
+            keep_newest(folder, self.args.save_total_limit, self.best_checkpoint())
