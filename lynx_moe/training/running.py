@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import asdict
 
@@ -13,7 +12,7 @@ from transformers import set_seed
 
 from lynx_moe.errors import CheckpointError
 from lynx_moe.training.arguments import training_arguments
-from lynx_moe.training.card import describe_data, last_logged, look_at, versions
+from lynx_moe.training.card import describe_data, last_logged, log_line, look_at, versions
 from lynx_moe.training.checkpoints import read_manifest, refuse_torn
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
@@ -131,7 +130,7 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
         with whole_folder(folder.adapter) as aside:
             model.save_pretrained(str(aside), save_embedding_layers=False)
         folder.tidy()
-        write_json(folder.log, "".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
+        write_json(folder.log, "".join(f"{log_line(row)}\n" for row in trainer.state.log_history))
         # Last: who sees the card sees a finished run.
         write_json(folder.card, card)
     here.wait_for_everyone()

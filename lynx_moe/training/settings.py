@@ -199,8 +199,8 @@ class Settings(Checked):
     seed: int = setting(0, "seeds the new experts, the order of records and dropout")
     overwrite: bool = setting(
         False,
-        "throw away a finished run in output_dir, or one of other settings; an unfinished one of the same settings goes "
-        "on unless trainer.resume=never",
+        "throw away what is in output_dir: a finished run, or one of other settings; an unfinished one of the same "
+        "settings goes on unless trainer.resume=never",
         free=True,
     )
 

@@ -1,0 +1,143 @@
+"""kill -9 at any moment, the same command again, and nobody can tell from the result."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lynx_moe.training.settings import DataSettings, Settings
+from tests.training.killing import Strike, finish, said, start, start_server
+
+
+@pytest.fixture(scope="module")
+def server():
+    return start_server()
+
+
+def result(settings: Settings) -> tuple[bytes, bytes]:
+    folder = Path(settings.output_dir)
+    return (folder / "log.jsonl").read_bytes(), (folder / "adapter/adapter_model.safetensors").read_bytes()
+
+
+def files(settings: Settings) -> list[str]:
+    folder = Path(settings.output_dir)
+    return sorted(p.name for part in (folder, folder / "checkpoints") for p in part.iterdir())
+
+
+def to(settings: Settings, tmp_path: Path, name: str) -> Settings:
+    settings.output_dir = str(tmp_path / name)
+    return settings
+
+
+LEFT = ["adapter", "checkpoint-6", "checkpoint-7", "checkpoints", "log.jsonl", "run.json", "settings.json"]
+
+
+def test_killed_at_the_worst_moments_and_robbed_of_a_checkpoint_a_run_ends_as_if_nothing_had_been(
+    server, settings, tmp_path
+):
+    # Steps 4 and 6 are the second and the last of their epochs of three; the log's rows do not fall on checkpoints.
+    chosen = {"batch_size": 8, "max_steps": 7, "save_every": 2, "log_every": 3, "retention_kl": 1.0}
+    whole, parts = (to(settings(**chosen), tmp_path, name) for name in ("whole", "parts"))
+    assert finish(start(server, whole)) == 0
+    for strike in (
+        Strike(operation="open", ending="checkpoint-4/.writing-manifest.json"),  # written, but not yet sealed
+        Strike(operation="os.rename", ending="checkpoints/checkpoint-2"),  # the new one named, the old still there
+        Strike(operation="os.rename", ending="/.writing-run.json"),  # everything is there but the card
+    ):
+        assert finish(start(server, parts, strike)) == -signal.SIGKILL
+    assert not Path(parts.output_dir, "run.json").exists()
+    newest = Path(parts.output_dir, "checkpoints/checkpoint-7/optimizer.safetensors")
+    newest.write_bytes(bytes(newest.stat().st_size))
+    assert finish(start(server, parts)) == 0
+    assert result(parts) == result(whole)
+    assert files(parts) == files(whole) == LEFT
+    assert json.loads(Path(parts.output_dir, "run.json").read_text())["train"]["resumed_from"] == "checkpoint-6"
+    assert "checkpoint-7 is torn and skipped: optimizer.safetensors has other content" in said(parts)
+
+
+def test_disk_that_fills_up_is_said_and_once_there_is_room_the_run_goes_on(server, settings, tmp_path):
+    chosen = {"max_steps": 4, "save_every": 2}
+    whole, parts = (to(settings(**chosen), tmp_path, name) for name in ("whole", "parts"))
+    assert finish(start(server, whole)) == 0
+    # The kernel refuses to let files grow: 60 kB are enough for the adapter, not for the optimiser's state; 30 for neither.
+    for strike, left in (
+        (Strike(operation="os.mkdir", ending="/.writing-checkpoint-4", act=60_000), ["checkpoint-2"]),
+        (Strike(operation="os.mkdir", ending="/.writing-adapter", act=30_000), ["checkpoint-2", "checkpoint-4"]),
+    ):
+        assert finish(start(server, parts, strike)) == 1
+        assert "CheckpointError: could not save" in said(parts) and "files may not grow as large" in said(parts)
+        assert sorted(p.name for p in Path(parts.output_dir, "checkpoints").iterdir()) == left
+    assert finish(start(server, parts)) == 0
+    assert result(parts) == result(whole) and files(parts) == files(whole)
+
+
+@pytest.mark.slow
+def test_killed_thirty_times_at_random_a_run_ends_as_if_nothing_had_been(server, settings, tmp_path):
+    chosen = {
+        "batch_size": 8, "max_steps": 13, "save_every": 2, "log_every": 4, "evaluate_every": 3, "keep": 1,
+        "publish": "best", "learning_rate": 0.05, "retention_kl": 1.0, "adapter": {"prompt_gate": "auto"},
+    }  # fmt: skip
+    whole = to(settings(**chosen), tmp_path, "whole")
+    began = time.monotonic()
+    assert finish(start(server, whole)) == 0
+    seconds = time.monotonic() - began
+    draw, kills, finished = random.Random(0), 0, 0
+    while kills < 36 or not finished:
+        parts = to(settings(**chosen), tmp_path, f"parts-{finished}")
+        # Half by the clock, which falls into loading, fitting and steps; half between two operations on files.
+        by_clock = draw.random() < 0.5
+        process = start(server, parts, None if by_clock else Strike(nth=draw.randrange(1, 150)))
+        if by_clock:
+            process.join(draw.uniform(0.0, seconds))
+            if process.exitcode is None:
+                os.kill(process.pid, signal.SIGKILL)
+        code = finish(process)
+        assert code in (0, -signal.SIGKILL), said(parts)
+        kills += code != 0
+        if code == 0:
+            finished += 1
+            assert result(parts) == result(whole), finished
+            assert files(parts) == files(whole)
+    print(f"{kills} kills in {finished} runs")
+
+
+@pytest.mark.slow
+def test_killed_while_its_data_is_being_made(server, settings, tmp_path):
+    def make(name: str) -> Settings:
+        made = settings(max_steps=2, save_every=1)
+        made.data = DataSettings(
+            folder=str(tmp_path / name / "data"),
+            make={split: ["source=rendered", "size=60", "shard_size=20"] for split in ("train", "validation")},
+        )
+        return to(made, tmp_path, f"{name}/run")
+
+    (tmp_path / "whole").mkdir(), (tmp_path / "parts").mkdir()
+    whole, parts = make("whole"), make("parts")
+    began = time.monotonic()
+    assert finish(start(server, whole)) == 0
+    seconds = time.monotonic() - began
+    for share in (0.1, 0.3, 0.4, 0.5):
+        process = start(server, parts)
+        process.join(share * seconds)
+        process.kill()
+        finish(process)
+    assert finish(start(server, parts)) == 0, said(parts)
+    assert result(parts) == result(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_never_own_one_folder_and_a_killed_owner_leaves_it_free(server, settings, tmp_path):
+    chosen = to(settings(max_steps=4, save_every=2), tmp_path, "run")
+    owner = start(server, chosen, Strike(operation="os.mkdir", ending="/.writing-checkpoint-2", act="stop"))
+    while not Path(chosen.output_dir, "checkpoints").exists():
+        time.sleep(0.1)
+    assert finish(start(server, chosen)) == 1
+    assert "InUseError: another process is training into" in said(chosen)
+    os.kill(owner.pid, signal.SIGKILL)
+    finish(owner)
+    assert finish(start(server, chosen)) == 0
+    assert files(chosen)[-1] == "settings.json" and ".lock" not in files(chosen)
