@@ -46,13 +46,19 @@ def save_whole(final: Path, write: Callable[[Path], None], accelerator: Accelera
 
 
 def seal(folder: Path, about: dict) -> None:
-    """Writes, last, the manifest: `about`, and size and sha256 of every file."""
+    """Writes, last, the manifest: `about`, size and sha256 of every file, and a sha256 of all that."""
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    write_json(folder / MANIFEST, {**about, "files": files})
+    write_json(folder / MANIFEST, signed({**about, "files": files}))
+
+
+def signed(content: dict) -> dict:
+    """`content` with the sha256 of itself, so that a changed number in it is noticed too."""
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    return rest | {"sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def sha256_of(path: Path) -> str:
@@ -64,16 +70,16 @@ def read_manifest(folder: Path) -> dict:
     """What `seal` wrote; raises CheckpointError when it is not there or no manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if isinstance(manifest["files"], dict):
+        if isinstance(manifest["files"], dict) and manifest["sha256"] == signed(manifest)["sha256"]:
             return manifest
-        problem = "it lists no files"
+        problem = "it is not what was written"
     except FileNotFoundError:
         problem = "there is none"
     except (ValueError, KeyError, TypeError) as error:
         problem = str(error)
     raise CheckpointError(
         f"{folder} has no readable {MANIFEST}",
-        why=f"{problem}; it is written last, so the checkpoint is not whole",
+        why=f"{problem}; it is written last, so what it is to vouch for may not be whole",
         fix="go on from an earlier checkpoint",
     )
 

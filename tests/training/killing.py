@@ -1,15 +1,17 @@
-"""Whole runs in processes that may be killed: forked from a server that has imported torch once, so that a start is cheap.
+"""Whole runs in processes that may be killed, forked from a server that has imported torch once: a start is cheap.
 
 A process can be told to strike itself at a file operation: the system's audit events say when one is about to happen.
 """
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from lynx_moe.errors import LynxError
 from lynx_moe.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+OPERATIONS_SEEN = "operations on files: "
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
 
@@ -71,7 +74,8 @@ def work(settings: Settings, strike: Strike | None) -> None:
             stream.flush()
             os.dup2(output.fileno(), stream.fileno())
     if strike:
-        arm(strike, settings.output_dir)
+        seen = arm(strike, settings.output_dir)
+        atexit.register(lambda: print(f"{OPERATIONS_SEEN}{seen()}", flush=True))
     try:
         run(settings)
     except LynxError as problem:
@@ -79,7 +83,8 @@ def work(settings: Settings, strike: Strike | None) -> None:
         sys.exit(1)
 
 
-def arm(strike: Strike, folder: str) -> None:
+def arm(strike: Strike, folder: str) -> Callable[[], int]:
+    """Has this process strike itself; returns what tells how many such operations there were so far."""
     seen = 0
 
     def hook(event: str, args: tuple) -> None:
@@ -100,6 +105,7 @@ def arm(strike: Strike, folder: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL if strike.act == "kill" else signal.SIGSTOP)
 
     sys.addaudithook(hook)
+    return lambda: seen
 
 
 def _output(settings: Settings) -> Path:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lynx_moe.training.settings import DataSettings, Settings
-from tests.training.killing import Strike, finish, said, start, start_server
+from tests.training.conftest import made
+from tests.training.killing import OPERATIONS_SEEN, Strike, finish, said, start, start_server
 
 
 @pytest.fixture(scope="module")
@@ -33,76 +34,89 @@ def to(settings: Settings, tmp_path: Path, name: str) -> Settings:
     return settings
 
 
+# Steps 4 and 6 are the second and the last of their epochs of three; the log's rows do not fall on checkpoints.
+SHORT = {"batch_size": 8, "max_steps": 7, "save_every": 2, "log_every": 3, "retention_kl": 1.0}
 LEFT = ["adapter", "checkpoint-6", "checkpoint-7", "checkpoints", "log.jsonl", "run.json", "settings.json"]
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(server, base_folder, data_folder, tmp_path_factory) -> Settings:
+    whole = to(made(base_folder, data_folder, **SHORT), tmp_path_factory.mktemp("whole"), "run")
+    assert finish(start(server, whole)) == 0, said(whole)
+    assert files(whole) == LEFT
+    return whole
+
+
 def test_killed_at_the_worst_moments_and_robbed_of_a_checkpoint_a_run_ends_as_if_nothing_had_been(
-    server, settings, tmp_path
+    server, uninterrupted, settings, tmp_path
 ):
-    # Steps 4 and 6 are the second and the last of their epochs of three; the log's rows do not fall on checkpoints.
-    chosen = {"batch_size": 8, "max_steps": 7, "save_every": 2, "log_every": 3, "retention_kl": 1.0}
-    whole, parts = (to(settings(**chosen), tmp_path, name) for name in ("whole", "parts"))
-    assert finish(start(server, whole)) == 0
+    parts = to(settings(**SHORT), tmp_path, "parts")
     for strike in (
         Strike(operation="open", ending="checkpoint-4/.writing-manifest.json"),  # written, but not yet sealed
         Strike(operation="os.rename", ending="checkpoints/checkpoint-2"),  # the new one named, the old still there
         Strike(operation="os.rename", ending="/.writing-run.json"),  # everything is there but the card
     ):
-        assert finish(start(server, parts, strike)) == -signal.SIGKILL
+        assert finish(start(server, parts, strike)) == -signal.SIGKILL, said(parts)
     assert not Path(parts.output_dir, "run.json").exists()
     newest = Path(parts.output_dir, "checkpoints/checkpoint-7/optimizer.safetensors")
     newest.write_bytes(bytes(newest.stat().st_size))
-    assert finish(start(server, parts)) == 0
-    assert result(parts) == result(whole)
-    assert files(parts) == files(whole) == LEFT
+    assert finish(start(server, parts)) == 0, said(parts)
+    assert result(parts) == result(uninterrupted) and files(parts) == LEFT
     assert json.loads(Path(parts.output_dir, "run.json").read_text())["train"]["resumed_from"] == "checkpoint-6"
     assert "checkpoint-7 is torn and skipped: optimizer.safetensors has other content" in said(parts)
 
 
-def test_disk_that_fills_up_is_said_and_once_there_is_room_the_run_goes_on(server, settings, tmp_path):
-    chosen = {"max_steps": 4, "save_every": 2}
-    whole, parts = (to(settings(**chosen), tmp_path, name) for name in ("whole", "parts"))
-    assert finish(start(server, whole)) == 0
-    # The kernel refuses to let files grow: 60 kB are enough for the adapter, not for the optimiser's state; 30 for neither.
+def test_disk_that_fills_up_is_said_and_once_there_is_room_the_run_goes_on(server, uninterrupted, settings, tmp_path):
+    parts = to(settings(**SHORT), tmp_path, "parts")
+    # The kernel lets no file grow beyond: 60 kB are enough for the adapter, not for the optimiser; 30 for neither.
     for strike, left in (
         (Strike(operation="os.mkdir", ending="/.writing-checkpoint-4", act=60_000), ["checkpoint-2"]),
-        (Strike(operation="os.mkdir", ending="/.writing-adapter", act=30_000), ["checkpoint-2", "checkpoint-4"]),
+        (Strike(operation="os.mkdir", ending="/.writing-adapter", act=30_000), ["checkpoint-6", "checkpoint-7"]),
     ):
         assert finish(start(server, parts, strike)) == 1
         assert "CheckpointError: could not save" in said(parts) and "files may not grow as large" in said(parts)
         assert sorted(p.name for p in Path(parts.output_dir, "checkpoints").iterdir()) == left
-    assert finish(start(server, parts)) == 0
-    assert result(parts) == result(whole) and files(parts) == files(whole)
+        assert not Path(parts.output_dir, "adapter").exists()
+    assert finish(start(server, parts)) == 0, said(parts)
+    assert result(parts) == result(uninterrupted) and files(parts) == LEFT
 
 
 @pytest.mark.slow
-def test_killed_thirty_times_at_random_a_run_ends_as_if_nothing_had_been(server, settings, tmp_path):
+def test_killed_thirty_times_at_random_a_run_ends_as_if_nothing_had_been(server, uninterrupted, settings, tmp_path):
     chosen = {
         "batch_size": 8, "max_steps": 13, "save_every": 2, "log_every": 4, "evaluate_every": 3, "keep": 1,
-        "publish": "best", "learning_rate": 0.05, "retention_kl": 1.0, "adapter": {"prompt_gate": "auto"},
+        "publish": "best", "learning_rate": 0.05, "warmup": 1.0, "retention_kl": 30.0,
+        "adapter": {"prompt_gate": "auto"},
     }  # fmt: skip
     whole = to(settings(**chosen), tmp_path, "whole")
     began = time.monotonic()
-    assert finish(start(server, whole)) == 0
+    assert finish(start(server, whole, Strike(nth=10**9))) == 0, said(whole)
     seconds = time.monotonic() - began
-    draw, kills, finished = random.Random(0), 0, 0
-    while kills < 36 or not finished:
-        parts = to(settings(**chosen), tmp_path, f"parts-{finished}")
-        # Half by the clock, which falls into loading, fitting and steps; half between two operations on files.
-        by_clock = draw.random() < 0.5
-        process = start(server, parts, None if by_clock else Strike(nth=draw.randrange(1, 150)))
-        if by_clock:
-            process.join(draw.uniform(0.0, seconds))
-            if process.exitcode is None:
-                os.kill(process.pid, signal.SIGKILL)
-        code = finish(process)
-        assert code in (0, -signal.SIGKILL), said(parts)
-        kills += code != 0
-        if code == 0:
-            finished += 1
-            assert result(parts) == result(whole), finished
-            assert files(parts) == files(whole)
-    print(f"{kills} kills in {finished} runs")
+    operations = int(said(whole).rpartition(OPERATIONS_SEEN)[2])
+    card = json.loads(Path(whole.output_dir, "run.json").read_text())
+    assert card["train"]["published_step"] < 13
+    draw, kills = random.Random(0), 0
+    for number in range(6):
+        parts = to(settings(**chosen), tmp_path, f"parts-{number}")
+        killed = 0
+        while killed < 6:
+            # Half by the clock, which falls into loading, fitting and steps; half between two operations on files.
+            by_clock = draw.random() < 0.5
+            process = start(server, parts, None if by_clock else Strike(nth=draw.randrange(1, operations)))
+            if by_clock:
+                process.join(draw.uniform(0.0, seconds))
+                if process.exitcode is None:
+                    os.kill(process.pid, signal.SIGKILL)
+            code = finish(process)
+            assert code in (0, -signal.SIGKILL), said(parts)
+            if code == 0:
+                break
+            killed += 1
+        if killed == 6:
+            assert finish(start(server, parts)) == 0, said(parts)
+        assert result(parts) == result(whole) and files(parts) == files(whole), number
+        kills += killed
+    assert kills >= 30, kills
 
 
 @pytest.mark.slow
