@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_killed_thirty_times_at_random_a_run_ends_as_if_nothing_had_been(server,
     began = time.monotonic()
     assert finish(start(server, whole, Strike(nth=10**9))) == 0, said(whole)
     seconds = time.monotonic() - began
-    operations = int(said(whole).rpartition(OPERATIONS_SEEN)[2])
+    operations = int(re.search(rf"{OPERATIONS_SEEN}(\d+)", said(whole))[1])
     card = json.loads(Path(whole.output_dir, "run.json").read_text())
     assert card["train"]["published_step"] < 13
     draw, kills = random.Random(0), 0
