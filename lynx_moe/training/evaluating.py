@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
-from lynx_moe.adapter import set_gate
 from lynx_moe.training.loss import AnswerLoss
+from lynx_moe.training.method import open_gate
 from lynx_moe.training.state import same_random_numbers
 
 TERMS = ("answer_loss", "retention_kl")  # of `AnswerLoss`, in the order of its counts
@@ -43,7 +43,7 @@ class HeldOut:
         nats, tokens = torch.zeros(2, device=device), torch.zeros(2, device=device)
         model.eval()
         try:
-            with same_random_numbers(device), set_gate(model, True):
+            with same_random_numbers(device), open_gate(model):
                 for counted, batch in self._batches(accelerator):
                     batch = {name: value.to(device) for name, value in batch.items()}
                     counts = loss.counts(batch)

@@ -23,8 +23,10 @@ def made_for(base_sha256: str, data: DataSettings, model: nn.Module) -> dict:
     """What a checkpoint's manifest says of its base, its data and its adapter, as JSON gives it back."""
     config = model.peft_config[model.active_adapter].to_dict()
     adapter = {name: value for name, value in config.items() if name not in MAY_CHANGE}
-    adapter["target_modules"] = sorted(adapter["target_modules"])
-    return json.loads(json.dumps({"base": base_sha256, "data": data_sha256(data), "adapter": adapter}, default=str))
+    content = {"base": base_sha256, "data": data_sha256(data), "adapter": adapter}
+    return json.loads(
+        json.dumps(content, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
+    )
 
 
 def data_sha256(data: DataSettings) -> str:

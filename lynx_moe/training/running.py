@@ -17,6 +17,7 @@ from lynx_moe.training.checkpoints import read_manifest, refuse_torn
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.made_for import made_for, refuse_another
+from lynx_moe.training.method import adapter_parts
 from lynx_moe.training.preparing import prepare
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.schedule import TimeBudget
@@ -92,7 +93,7 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
     if settings.trainer.publish == "best":
         take_best(trainer)
 
-    after = hash_base(model.get_base_model(), model.base_model.prefix)
+    after = hash_base(model.get_base_model(), adapter_parts(model))
     refuse_changed_base(prepared.base_hash, after)
     refuse_broken_adapter(model)
     card = {
