@@ -16,8 +16,8 @@ from lynx_moe.training.checkpoints import keep_newest, save_whole
 from lynx_moe.training.evaluating import HeldOut
 from lynx_moe.training.finite import RouterWatch
 from lynx_moe.training.loss import AnswerLoss
-from lynx_moe.training.resuming import ExactResume
 from lynx_moe.training.method import is_gated, open_gate
+from lynx_moe.training.resuming import ExactResume
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
 from lynx_moe.training.state import State
 
