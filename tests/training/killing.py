@@ -5,7 +5,6 @@ A process can be told to strike itself at a file operation: the system's audit e
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
 import resource
@@ -73,11 +72,10 @@ def work(settings: Settings, strike: Strike | None) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(output.fileno(), stream.fileno())
-    if strike:
-        seen = arm(strike, settings.output_dir)
-        atexit.register(lambda: print(f"{OPERATIONS_SEEN}{seen()}", flush=True))
+    seen = arm(strike, settings.output_dir) if strike else int
     try:
         run(settings)
+        print(f"{OPERATIONS_SEEN}{seen()}", flush=True)
     except LynxError as problem:
         print(f"{type(problem).__name__}: {problem}", file=sys.stderr, flush=True)
         sys.exit(1)
