@@ -75,6 +75,10 @@ class OutputExistsError(LynxError, FileExistsError):
     """An output folder already holds a finished result."""
 
 
+class InUseError(LynxError, BlockingIOError):
+    """Another process is at work in an output folder."""
+
+
 class ExportError(LynxError, RuntimeError):
     """A model cannot be exported by the route that was asked for."""
 

@@ -29,6 +29,7 @@ from lynx_moe.loading import GATES, Loaded, load
 from lynx_moe.training import run
 from lynx_moe.training.base import load_base
 from lynx_moe.training.command import conf_beside, settings_from
+from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.whole import write_json
@@ -81,7 +82,8 @@ def quickstart(out: Path, *, overrides: Sequence[str] = (), limit: int = 600, ov
     coco_before = measure(base, coco, out, "coco-before")
 
     console.rule("training")
-    card = run(settings)
+    # Without --overwrite there was no report: a finished run is that of a quickstart which was interrupted after it.
+    card = (None if overwrite else RunFolder(settings.output_dir).finished_with(settings)) or run(settings)
 
     console.rule("the adapter, reloaded from disk")
     tuned = load(settings.output_dir)

@@ -15,6 +15,7 @@ KINDS = {
     errors.CheckpointError: RuntimeError,
     errors.DivergedError: FloatingPointError,
     errors.OutputExistsError: FileExistsError,
+    errors.InUseError: BlockingIOError,
     errors.ExportError: RuntimeError,
 }
 

@@ -22,7 +22,7 @@ class BlockTelemetry:
     """
 
     def __init__(self):
-        self._sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
 
     def add(self, blocks: dict[str, dict[str, Tensor]]) -> None:
         """One micro-batch."""
@@ -30,7 +30,7 @@ class BlockTelemetry:
             row = torch.cat([torch.stack([seen["tokens"], seen["gate"], seen["open"]]), seen["used_E"]])
             # Counts of a long stretch outgrow what float32 counts exactly; MPS has nothing longer.
             row = row if row.device.type == "mps" else row.double()
-            self._sums[name] = row + self._sums.get(name, 0)
+            self.sums[name] = row + self.sums.get(name, 0)
 
     def read(self, add_up: Callable[[Tensor], Tensor]) -> Blocks:
         """Per block, of all tokens since the last call: "gate" (mean), "open" (share of tokens whose strongest gate is
@@ -40,12 +40,12 @@ class BlockTelemetry:
         Args:
             add_up: sums a tensor over all processes.
         """
-        if not self._sums:
+        if not self.sums:
             return {}
-        first = next(iter(self._sums.values()))
-        totals = add_up(torch.stack([row.to(first.device) for row in self._sums.values()])).tolist()
+        first = next(iter(self.sums.values()))
+        totals = add_up(torch.stack([row.to(first.device) for row in self.sums.values()])).tolist()
         found = {}
-        for name, (tokens, gate, opened, *used) in zip(self._sums, totals, strict=True):
+        for name, (tokens, gate, opened, *used) in zip(self.sums, totals, strict=True):
             number = max(tokens, 1.0)
             share = torch.tensor(used, dtype=torch.float64) / max(sum(used), 1.0)
             found[name] = {
@@ -56,7 +56,7 @@ class BlockTelemetry:
                 "dead": sum(count == 0 for count in used),
                 "tokens": int(tokens),
             }
-        self._sums = {}
+        self.sums = {}
         return found
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from lynx_moe.training.finite import local
 from lynx_moe.training.schedule import TimeBudget
@@ -38,6 +39,9 @@ class StopInTime(TrainerCallback):
         if self.budget.spent:
             self.stopped_early = state.global_step < state.max_steps
             control.should_training_stop = True
+            # As the Trainer does at a last step that it knew of.
+            control.should_save = control.should_save or args.save_strategy != SaveStrategy.NO
+            control.should_evaluate = control.should_evaluate or args.eval_strategy != IntervalStrategy.NO
 
 
 class DeadParameters(TrainerCallback):
@@ -58,15 +62,32 @@ class DeadParameters(TrainerCallback):
         self._seen: dict[str, torch.Tensor] = {}
         self._parameters: dict[str, nn.Parameter] = {}
         self._hooks: list = []
+        self._before: dict | None = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        before, self._before = self._before, None
+        if before:
+            self._steps, self.names = before["steps"], before["names"]
+            if before["settled"]:
+                return
         # Here and not earlier: sharding may have replaced the parameters by others.
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._seen = {name: torch.zeros((), dtype=torch.bool, device=args.device) for name in self._parameters}
+        for name in before["seen"] if before else ():
+            self._seen[name] = torch.ones_like(self._seen[name])
         self._hooks = [p.register_hook(partial(self._see, name)) for name, p in self._parameters.items()]
 
     def _see(self, name: str, gradient: torch.Tensor) -> None:
         self._seen[name] = self._seen[name] | local(gradient).any().to(self._seen[name].device)
+
+    def state(self) -> dict:
+        """What was seen so far, for a run that is gone on with."""
+        seen = sorted(name for name, value in self._seen.items() if value.item())
+        return {"steps": self._steps, "seen": seen, "names": self.names, "settled": not self._parameters}
+
+    def set_state(self, state: dict) -> None:
+        """Goes on from what `state` gave, once training begins."""
+        self._before = state
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         if not self._parameters:

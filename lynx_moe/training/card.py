@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +33,16 @@ def last_logged(history: list[dict]) -> dict[str, float]:
     """The newest value of each thing that was logged on the way, under its own name with `last_` before it."""
     newest = next((row for row in reversed(history) if "loss" in row), {})
     return {f"last_{name}": value for name, value in newest.items() if name not in ("step", "epoch")}
+
+
+def log_line(row: dict) -> str:
+    """A row of log.jsonl: its step first, the rest by name, since a row read from a checkpoint has lost its order.
+
+    Without what the clock decides: a resumed run writes the same bytes as one that never stopped.
+    """
+    row = {name: value for name, value in row.items() if name != "tokens_per_second"}
+    first = {name: row[name] for name in ("step", "epoch") if name in row}
+    return json.dumps(first | dict(sorted(row.items())))
 
 
 def describe_data(settings: Settings) -> dict:

@@ -19,9 +19,9 @@ SHOWN = 8  # records that a message names
 # In the order in which one makes the next: of one micro-batch the first that went wrong is the cause.
 ROUTER, LOSS, GRADIENT, WEIGHT = range(4)
 FIX = (
-    "lower trainer.learning_rate or trainer.max_grad_norm and start again, or trainer.resume=true from the "
-    "checkpoint before that step; look at the records; if it is step 1, look at the base (model.dtype=float16 "
-    "overflows easily)"
+    "lower trainer.learning_rate or trainer.max_grad_norm and start again (overwrite=true), or add "
+    "trainer.resume=always to go on from the checkpoint before that step; look at the records; if it is step 1, look "
+    "at the base (model.dtype=float16 overflows easily)"
 )
 
 

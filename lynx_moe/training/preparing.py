@@ -33,6 +33,7 @@ class Prepared:
         base_path: what the base was loaded from. base_hash: its bytes before anything could touch them.
         prompt_gate: how the fitting of the prompt gate went, for the card.
         trainable: number of parameters that train.
+        held_out: samples to measure the loss on now and then; None when it is not asked for.
     """
 
     model: nn.Module
@@ -45,13 +46,15 @@ class Prepared:
     records: RecordSet
     dataset: SampleDataset | PackedDataset
     collator: Collator
+    held_out: SampleDataset | None
 
 
-def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
+def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None = None) -> Prepared:
     """The base loaded, its adapter attached, the prompt gate fitted, the records ready to be read.
 
     Args:
         quiet: print nothing (all processes but the first).
+        prompt_gate: how its fitting went, when that was done already: a checkpoint will bring the head.
 
     Raises:
         ConfigError: a setting that nothing can honour.
@@ -68,8 +71,9 @@ def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
 
     builder = sample_builder(settings, processor)
     records = training_records(settings)
-    gate = {"mode": settings.adapter.prompt_gate if is_gated(model) else None, "fitted": False}
-    if gate["mode"] == "auto":
+    mode = settings.adapter.prompt_gate if is_gated(model) else None
+    gate = prompt_gate or {"mode": mode, "fitted": False}
+    if mode == "auto" and prompt_gate is None:
         gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
     dataset, collator = training_samples(settings, base, builder, records)
     return Prepared(
@@ -83,6 +87,7 @@ def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
         records=records,
         dataset=dataset,
         collator=collator,
+        held_out=SampleDataset(held_out_records(settings), builder) if settings.trainer.evaluate_every else None,
     )
 
 
@@ -95,6 +100,24 @@ def training_records(settings: Settings) -> RecordSet:
             f"no grounding record among the {len(records)} to train on",
             why=f"split {data.split!r} of {data.folder}, kinds {data.kinds}, tasks {data.tasks or 'all'}",
             fix="choose tasks that ask for boxes, or make more data",
+        )
+    return records
+
+
+def held_out_records(settings: Settings) -> RecordSet:
+    """The records to measure on during training, of the kinds and tasks that are trained.
+
+    Raises:
+        RecordError: there is no such split, or none of its records is about grounding.
+    """
+    data = settings.data
+    limit = settings.trainer.evaluate_records
+    records = load_records(data.folder, data.held_out, kinds=data.kinds, tasks=data.tasks, limit=limit)
+    if "grounding" not in records.column("kind"):
+        raise RecordError(
+            f"no grounding record among the {len(records)} to measure on",
+            why=f"split {data.held_out!r} of {data.folder}, kinds {data.kinds}, tasks {data.tasks or 'all'}",
+            fix="name another split with data.held_out=..., or trainer.evaluate_every=0",
         )
     return records
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import lynx_moe
 from lynx_moe.data.folder import KINDS, SEVERAL
 from lynx_moe.errors import ConfigError, RecordError
 from lynx_moe.training.settings import REQUIRED, DataSettings
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def splits_in(folder: Path) -> dict[str, dict]:
@@ -55,7 +60,9 @@ def make_missing(settings: DataSettings) -> list[str]:
     path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), beside) if p)
     for split in missing:
         command = [sys.executable, "-m", "synth", *settings.make[split], f"split={split}", f"out={folder}"]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": path}, check=False, preexec_fn=end_with_parent()
+        )
         if done.returncode or split not in splits_in(folder):
             raise RecordError(
                 f"could not make split {split!r} in {folder}: synth ended with status {done.returncode}",
@@ -63,6 +70,24 @@ def make_missing(settings: DataSettings) -> list[str]:
                 fix=f"run it alone: python {' '.join(command[1:])}",
             )
     return missing
+
+
+def end_with_parent() -> Callable[[], None] | None:
+    """For `preexec_fn`: the system ends the new process when this one is killed; None where it cannot (only Linux can).
+
+    Left alone, a synth whose run was killed would still write while the same command, given again, starts another.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    # Looked up before the fork, in which as little as possible should happen.
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # too late: it is gone already
+            os._exit(1)
+
+    return ask
 
 
 def _is(made: object, asked: str) -> bool:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import nullcontext
 from dataclasses import asdict
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import set_seed
 
+from lynx_moe.data import Collator
 from lynx_moe.errors import CheckpointError
 from lynx_moe.training.arguments import training_arguments
 from lynx_moe.training.blocks import read_rows
-from lynx_moe.training.card import describe_data, describe_left_out, last_logged, look_at, versions
+from lynx_moe.training.card import describe_data, describe_left_out, last_logged, log_line, look_at, versions
+from lynx_moe.training.checkpoints import read_manifest, refuse_torn
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.heat_map import draw_heat_map
+from lynx_moe.training.made_for import made_for, refuse_another
 from lynx_moe.training.method import adapter_parts
 from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.preparing import prepare
@@ -31,29 +35,48 @@ from lynx_moe.training.whole import saving, whole_folder, write_json
 def run(settings: Settings) -> dict:
     """Trains an adapter as `settings` say; writes `adapter/`, `log.jsonl` and, last, `run.json` into the run's folder.
 
+    The same settings again after an interruption go on from the newest whole checkpoint, to the same bits.
+
     Returns:
         What the card holds: "train" (metrics), "base_hash_unchanged" (always True: the run fails otherwise), "base"
         (sha256 per tensor), "prompt_gate", "gates", "dead_parameters", "data", "settings", "versions".
 
     Raises:
         OutputExistsError: the folder holds a run already, and nothing says what to do with it.
+        InUseError: another process is training into the folder.
         ConfigError: a setting that nothing can honour, or a reporter that is not installed.
         RecordError: no usable records, or fewer than `data.max_left_out` asks for.
         FamilyError: no block in this base to wrap.
         DivergedError: a loss, a gradient, a router's scores or a weight stopped being finite numbers.
-        CheckpointError: saving failed, training diverged, or the base was changed. Nothing is published then.
+        CheckpointError: saving failed, the base was changed, or what there is to go on from was made for another base,
+            adapter or data. Nothing is published then.
     """
     here = PartialState()
     check_reporters(settings.trainer.report_to)
     folder = RunFolder(settings.output_dir)
+    with folder.owned() if here.is_main_process else nullcontext():
+        return _run(settings, folder, here)
+
+
+def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
+    last = None
     with here.main_process_first():
         if here.is_main_process:
-            folder.claim(resume=settings.trainer.resume, overwrite=settings.overwrite)
+            folder.claim(settings, here.num_processes)
             make_missing(settings.data)
+            last = folder.go_on_from()
+    [last] = broadcast_object_list([last])
     set_seed(settings.seed)
 
-    prepared = prepare(settings, quiet=not here.is_main_process)
+    before = read_manifest(last) if last else {}
+    prepared = prepare(settings, quiet=not here.is_main_process, prompt_gate=before.get("prompt_gate"))
     model = prepared.model
+    about = {
+        "made_for": made_for(prepared.base_hash.digest, settings.data, model),
+        "prompt_gate": prepared.prompt_gate,
+    }
+    if last:
+        refuse_another(before["made_for"], about["made_for"], last)
     prepared.dataset.left_out.refuse(settings.data.max_left_out)
     prefix = PrefixCache(prepared, settings) if settings.trainer.prefix_cache != "off" else None
     budget = TimeBudget(settings.trainer.max_seconds)
@@ -67,17 +90,23 @@ def run(settings: Settings) -> dict:
         warmup=settings.trainer.warmup,
         budget=budget,
         progress=settings.trainer.progress,
+        keep_best=settings.trainer.keep_best,
+        about=about,
         blocks_file=folder.blocks,
         callbacks=reporters(settings.trainer.report_to, folder),
         prefix=prefix,
         train_dataset=prefix.dataset if prefix else prepared.dataset,
         data_collator=prefix.collator if prefix else prepared.collator,
+        eval_dataset=prepared.held_out,
+        eval_collator=Collator(prepared.processor),
     )
     if settings.trainer.checkpointing == "reentrant":
         # The first block's input is a frozen embedding: without this, reentrant checkpointing cuts the graph there.
         model.enable_input_require_grads()
-    last = folder.last_checkpoint() if settings.trainer.resume else None
     done = trainer.train(resume_from_checkpoint=str(last) if last else None)
+    best = trainer.best()
+    if settings.trainer.publish == "best":
+        take_best(trainer)
 
     if prefix:
         prefix.boundary.remove()
@@ -88,6 +117,9 @@ def run(settings: Settings) -> dict:
             "steps": done.global_step,
             "loss": done.training_loss,
             **last_logged(trainer.state.log_history),
+            "best_step": best and best["step"],
+            "best_eval_loss": best and best["eval_loss"],
+            "published_step": best["step"] if settings.trainer.publish == "best" else done.global_step,
             "seconds": budget.elapsed,
             "stopped_by_time": budget.spent and done.global_step < trainer.state.max_steps,
             "resumed_from": last.name if last else None,
@@ -116,7 +148,7 @@ def run(settings: Settings) -> dict:
         with whole_folder(folder.adapter) as aside:
             model.save_pretrained(str(aside), save_embedding_layers=False)
         folder.tidy()
-        write_json(folder.log, "".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
+        write_json(folder.log, "".join(f"{log_line(row)}\n" for row in trainer.state.log_history))
         with saving(folder.heat_map):
             missing = draw_heat_map(read_rows(folder.blocks), folder.heat_map)
         if missing:
@@ -125,6 +157,19 @@ def run(settings: Settings) -> dict:
         write_json(folder.card, card)
     here.wait_for_everyone()
     return card
+
+
+def take_best(trainer: LynxTrainer) -> None:
+    """Gives the model the adapter of the step with the lowest held-out loss."""
+    checkpoint = trainer.best_checkpoint()
+    if checkpoint is None:
+        raise CheckpointError(
+            "no step is the best",
+            why="no held-out loss was a finite number",
+            fix="lower trainer.learning_rate and start again with overwrite=true",
+        )
+    refuse_torn(checkpoint)
+    trainer.load_adapter(checkpoint)
 
 
 def refuse_changed_base(before: BaseHash, after: BaseHash) -> None:

@@ -76,9 +76,12 @@ class BudgetedCosine(LRScheduler):
 
     def state_dict(self) -> dict:
         """Where the run stands, not how it is set up: a resumed run follows the settings it is resumed with."""
-        return {"last_epoch": self.last_epoch, "elapsed": self.budget.elapsed, "last_lr": self._last_lr}
+        return {"last_epoch": self.last_epoch, "elapsed": self.budget.elapsed}
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.last_epoch = state_dict["last_epoch"]
         self.budget.elapsed = state_dict["elapsed"]
-        self._last_lr = state_dict["last_lr"]
+        # Computed, not taken: the same numbers, unless the run goes on with another peak or length.
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate

@@ -17,10 +17,19 @@ REQUIRED = "???"  # what OmegaConf takes for "must be given"
 
 
 def setting(
-    default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    free: bool = False,
 ):
-    """A dataclass field that carries its help sentence and the values it allows."""
-    meta = {"help": help, "choices": choices, "low": low, "high": high}
+    """A dataclass field that carries its help sentence and the values it allows.
+
+    `free` says that it changes neither the adapter nor what it is trained on: a run may go on with another value.
+    """
+    meta = {"help": help, "choices": choices, "low": low, "high": high, "free": free}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=meta)
     return field(default=default, metadata=meta)
@@ -130,7 +139,9 @@ class DataSettings(Checked):
         low=0.0,
         high=1.0,
     )
-    workers: int = setting(0, "processes that load pictures and tokenise; 0: the training process itself", low=0)
+    workers: int = setting(
+        0, "processes that load pictures and tokenise; 0: the training process itself", low=0, free=True
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -163,11 +174,36 @@ class TrainerSettings(Checked):
     cache_dir: str | None = setting(
         None, "folder of the prefix cache, for any number of runs at once; null: prefix-cache in data.folder"
     )
-    log_every: int = setting(10, "steps between two rows of log.jsonl", low=1)
-    save_every: int = setting(500, "steps between two checkpoints; 0: none", low=0)
-    keep: int = setting(2, "checkpoints to keep, newest first", low=1)
-    resume: bool = setting(False, "go on from the newest whole checkpoint in output_dir; without one, start")
-    progress: bool = setting(True, "show a progress bar")
+    log_every: int = setting(10, "steps between two rows of log.jsonl", low=1, free=True)
+    save_every: int = setting(500, "steps between two checkpoints; 0: none but the best", low=0, free=True)
+    keep: int = setting(2, "checkpoints to keep, newest first", low=1, free=True)
+    evaluate_every: int = setting(
+        0, "steps between two measurements of the loss on data.held_out, eval_loss in log.jsonl; 0: never", low=0
+    )
+    evaluate_records: int = setting(256, "held-out records to measure on, at most", low=1)
+    keep_best: bool = setting(True, "keep the checkpoint of the lowest eval_loss too; needs evaluate_every")
+    publish: str = setting(
+        "last", "which step becomes adapter/: the last, or the one of the lowest eval_loss", choices=("last", "best")
+    )
+    resume: str = setting(
+        "auto",
+        "what to do with an unfinished run in output_dir: auto goes on if it has the same settings, always goes on "
+        "with those given now, never is an error",
+        choices=("auto", "always", "never"),
+        free=True,
+    )
+    progress: bool = setting(True, "show a progress bar", free=True)
+
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)
+        if self.publish == "best" and not (self.evaluate_every and self.keep_best):
+            raise ConfigError(
+                f"trainer.publish is 'best' with trainer.evaluate_every={self.evaluate_every} and "
+                f"trainer.keep_best={str(self.keep_best).lower()}",
+                why="the best step is found by measuring, and published from its checkpoint",
+                fix="give trainer.evaluate_every=100, say, and leave trainer.keep_best=true",
+            )
+
     report_to: list[str] = setting(
         ["tensorboard"],
         "who else gets the numbers of log.jsonl and of every block; TensorBoard writes into the run's folder, keys of "
@@ -210,9 +246,16 @@ class Settings(Checked):
     data: DataSettings = field(default_factory=DataSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
-    output_dir: str = setting("outputs/train", "folder of the run: adapter/, run.json, log.jsonl, checkpoints/")
+    output_dir: str = setting(
+        "outputs/train", "folder of the run: adapter/, run.json, log.jsonl, settings.json, checkpoints/", free=True
+    )
     seed: int = setting(0, "seeds the new experts, the order of records and dropout")
-    overwrite: bool = setting(False, "throw away what an earlier run left in output_dir")
+    overwrite: bool = setting(
+        False,
+        "throw away what is in output_dir: a finished run, or one of other settings; an unfinished one of the same "
+        "settings goes on unless trainer.resume=never",
+        free=True,
+    )
 
 
 GROUPS = {
@@ -264,3 +307,18 @@ def describe(kind: type = Settings, prefix: str = "") -> Iterator[tuple[str, str
         if each.metadata["choices"]:
             text += f" ({', '.join(each.metadata['choices'])})"
         yield f"{prefix}{each.name}", hint, default, text
+
+
+def free_settings(kind: type = Settings, prefix: str = "") -> set[str]:
+    """Dotted names of the settings that may differ between starting a run and going on with it.
+
+    >>> "trainer.keep" in free_settings(), "trainer.learning_rate" in free_settings()
+    (True, False)
+    """
+    hints, found = get_type_hints(kind), set()
+    for each in fields(kind):
+        if is_dataclass(hints[each.name]):
+            found |= free_settings(hints[each.name], f"{prefix}{each.name}.")
+        elif each.metadata["free"]:
+            found.add(f"{prefix}{each.name}")
+    return found

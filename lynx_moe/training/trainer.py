@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,14 +18,20 @@ from lynx_moe.adapter import follow_loss_scale
 from lynx_moe.training.blocks import BlockFile, BlockTelemetry, over_all, scalars
 from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
 from lynx_moe.training.checkpoints import keep_newest, save_whole
+from lynx_moe.training.evaluating import HeldOut
 from lynx_moe.training.finite import NumberWatch
 from lynx_moe.training.loss import AnswerLoss, real_tokens
 from lynx_moe.training.method import is_gated, open_gate
 from lynx_moe.training.prefix_cache import PrefixCache
+from lynx_moe.training.resuming import ExactResume
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
+from lynx_moe.training.state import State
+
+# Of the Trainer's own, times of one process: what a run took in all is `TimeBudget.elapsed`.
+CLOCKED = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
 
 
-class LynxTrainer(Trainer):
+class LynxTrainer(ExactResume, Trainer):
     """Trains an adapter on grounding answers while holding understanding answers where the base has them.
 
     All rows run with the gate on: a shut gate would leave nothing to learn from.
@@ -36,7 +43,10 @@ class LynxTrainer(Trainer):
         budget: seconds that training may take.
         progress: show a progress bar.
         prefix: the frozen-prefix cache; its dataset and collator must be those of `rest`.
+        keep_best: keep the checkpoint of the lowest held-out loss, whatever its age.
+        about: what the manifest of a checkpoint says of the run.
         blocks_file: where a row of what every block does goes at each log; None for nowhere.
+        eval_collator: makes batches of `eval_dataset`, which is of unpacked samples; None for that of training.
         rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
     """
 
@@ -53,7 +63,10 @@ class LynxTrainer(Trainer):
         budget: TimeBudget | None = None,
         progress: bool = True,
         prefix: PrefixCache | None = None,
+        keep_best: bool = True,
+        about: dict | None = None,
         blocks_file: Path | None = None,
+        eval_collator: Callable | None = None,
         **rest,
     ):
         # One process, one device: torch's DataParallel would run replicas whose gates nobody set. Use torchrun.
@@ -71,6 +84,9 @@ class LynxTrainer(Trainer):
         )
         self.warmup = warmup
         self.budget = budget or TimeBudget()
+        self.keep_best = keep_best
+        self.about = about or {}
+        self.eval_collator = eval_collator or self.data_collator
         self.dead_parameters = DeadParameters()
         self.left_out: set[int] = set()
         self._numbers = NumberWatch(self.accelerator, self._name_of)
@@ -195,12 +211,61 @@ class LynxTrainer(Trainer):
                 logs["dead_parameters"] = len(self.dead_parameters.names)
         self.left_out |= {row for rows in self._passed_by for row in rows.tolist()}
         self._passed_by = []
-        super().log(logs, start_time)
+        super().log({name: value for name, value in logs.items() if name not in CLOCKED}, start_time)
         if blocks:
             # Not by `super().log`: the history in every checkpoint would grow by hundreds of numbers a row.
             self.control = self.callback_handler.on_log(self.args, self.state, self.control, scalars(blocks))
             if self._blocks_file and self.is_world_process_zero():
-                self._blocks_file.write(self.state.global_step, blocks, since=self._initial_global_step)
+                self._blocks_file.write(self.state.global_step, blocks, since=self._began_at)
+
+    def progress(self) -> State:
+        tensors, plain = super().progress()
+        kept = tensors | {f"sum/{name}": total for name, total in self._sums.items()}
+        kept |= {f"block/{name}": total for name, total in self._blocks.sums.items()}
+        plain |= {"noted_at": getattr(self, "_noted_at", self._initial_global_step), "left_out": sorted(self.left_out)}
+        return kept, plain | {"dead_parameters": self.dead_parameters.state()}
+
+    def set_progress(self, state: State) -> None:
+        super().set_progress(state)
+        tensors, plain = state
+        self._sums, self._blocks.sums = (
+            {n.removeprefix(kind): v.to(self.args.device) for n, v in tensors.items() if n.startswith(kind)}
+            for kind in ("sum/", "block/")
+        )
+        self._noted_at = plain["noted_at"]
+        self.left_out = set(plain["left_out"])
+        self.dead_parameters.set_state(plain["dead_parameters"])
+
+    @property
+    def _began_at(self) -> int:
+        """The step that this program went on from; 0 for a run from its start."""
+        return int(self.resumed_from.name.rpartition("-")[2]) if self.resumed_from else 0
+
+    # ---- held-out records ----
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """The loss on `eval_dataset`, logged: see `HeldOut.measure`. Training goes on as if it had not been called."""
+        held_out = HeldOut(eval_dataset or self.eval_dataset, self.eval_collator, self.args.per_device_eval_batch_size)
+        metrics = held_out.measure(self.model, self.answer_loss, self.accelerator)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def best(self) -> dict | None:
+        """The row of the log with the lowest "eval_loss", with its "step"; None when nothing was measured."""
+        rows = [row for row in self.state.log_history if math.isfinite(row.get("eval_loss", math.nan))]
+        return min(rows, key=lambda row: row["eval_loss"], default=None)
+
+    def best_checkpoint(self) -> Path | None:
+        best = self.best() if self.keep_best else None
+        return best and Path(self.args.output_dir, f"checkpoint-{best['step']}")
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        best = self.best()
+        is_best = best is not None and best["step"] == self.state.global_step
+        # Saved now: at the next regular checkpoint the best step would be gone.
+        self.control.should_save |= is_best and self.keep_best
+        return is_best
 
     # ---- the schedule ----
 
@@ -213,6 +278,9 @@ class LynxTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def nothing_left(self) -> bool:
+        return super().nothing_left() or (self.resumed_from is not None and self.budget.spent)
+
     # ---- saving ----
 
     def _get_output_dir(self, trial) -> str:
@@ -222,6 +290,10 @@ class LynxTrainer(Trainer):
         # The adapter only. The Trainer would add a pickle of its arguments; ours are in the card.
         if self.args.should_save:
             self.model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=True)
+
+    def load_adapter(self, checkpoint: Path) -> None:
+        """The weights of a checkpoint instead of the model's."""
+        self._load_from_checkpoint(str(checkpoint))
 
     def _save_checkpoint(self, model, trial) -> None:
         """Writes the checkpoint aside and gives it its name when it is whole; the earlier ones stay until then.
@@ -240,6 +312,6 @@ class LynxTrainer(Trainer):
             finally:
                 self._save_into = None
 
-        save_whole(folder / f"checkpoint-{self.state.global_step}", write, self.accelerator)
+        save_whole(folder / f"checkpoint-{self.state.global_step}", write, self.accelerator, self.about)
         if self.accelerator.is_main_process:
-            keep_newest(folder, self.args.save_total_limit)
+            keep_newest(folder, self.args.save_total_limit, self.best_checkpoint())

@@ -16,6 +16,13 @@ from safetensors import SafetensorError
 from lynx_moe.errors import CheckpointError
 
 ASIDE = ".writing-"
+OLD = f"{ASIDE}old-"
+# What the system says when there is no room: a full disk, a quota, a limit on the size of files.
+NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "files may not grow as large",
+}
 
 
 def aside(final: Path) -> Path:
@@ -49,8 +56,9 @@ def put_in_place(temporary: Path, final: Path) -> None:
         # Some file systems report a full disk only here.
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    old = final.with_name(f"{ASIDE}old-{final.name}")
+    old = final.with_name(OLD + final.name)
     if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(final, old)
     try:
         os.replace(temporary, final)
@@ -58,7 +66,45 @@ def put_in_place(temporary: Path, final: Path) -> None:
         if old.exists():
             os.replace(old, final)
         raise
+    sync_names(final.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_whole(folder: Path) -> None:
+    """Removes a folder so that nobody ever finds half of it under its name."""
+    gone = aside(folder)
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        os.replace(folder, gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what processes that were killed were writing in `folder`, or removing from it; nobody may be at it now.
+
+    What was moved away for a new content that never came gets its name back.
+    """
+    for path in sorted(folder.glob(f"{ASIDE}*")) if folder.is_dir() else ():
+        final = path.with_name(path.name.removeprefix(OLD))
+        if path.name.startswith(OLD) and not final.exists():
+            os.replace(path, final)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def sync_names(folder: Path) -> None:
+    """Makes a rename in `folder` survive a power cut, where the system can open folders (not on Windows)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -75,6 +121,7 @@ def write_json(path: Path, content: Any) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            sync_names(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -87,11 +134,16 @@ def saving(what: Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except (OSError, RuntimeError, SafetensorError) as problem:
-        full = getattr(problem, "errno", None) == errno.ENOSPC or "space left" in str(problem)
         raise CheckpointError(
             f"could not save {what}: {problem}",
-            why="the disk is full" if full else "writing failed; nothing half-written was left under this name",
-            fix="make room; earlier checkpoints are whole, trainer.resume=true goes on from the newest"
-            if full
-            else "check the folder; earlier checkpoints are whole, trainer.resume=true goes on from the newest",
+            why=no_room(problem) or "writing failed; nothing half-written was left under this name",
+            fix=f"{'make room' if no_room(problem) else 'check the folder'}; earlier checkpoints are whole, and the "
+            "same command goes on from the newest",
         ) from problem
+
+
+def no_room(problem: Exception) -> str | None:
+    """In words, if `problem` is the system's that there is no room; safetensors and torch pass it on as text."""
+    named = {f"os error {number}": text for number, text in NO_ROOM.items()} | {"space left": NO_ROOM[errno.ENOSPC]}
+    by_text = next((text for sign, text in named.items() if sign in str(problem)), None)
+    return NO_ROOM.get(getattr(problem, "errno", None), by_text)

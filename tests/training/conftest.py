@@ -56,21 +56,35 @@ def data_folder(tmp_path_factory) -> str:
     return str(write_folder(folder, [written_records(0, 12)]))
 
 
+def made(
+    base_folder: str,
+    data_folder: str,
+    *,
+    retention_kl: float = 0.0,
+    adapter: dict | None = None,
+    data: dict | None = None,
+    **trainer,
+) -> Settings:
+    """Trainer settings by name, the other groups by theirs."""
+    quiet = {"batch_size": 4, "log_every": 1, "save_every": 0, "progress": False, "precision": "fp32", **trainer}
+    quiet.setdefault("report_to", [])
+    return Settings(
+        model=ModelSettings(path=base_folder),
+        # Not "auto": fitting the gate takes longer than the few steps of these runs.
+        adapter=AdapterSettings(**{"prompt_gate": "on", **(adapter or {})}),
+        data=DataSettings(**{"folder": data_folder, **(data or {})}),
+        trainer=TrainerSettings(**quiet),
+        objective=ObjectiveSettings(retention_kl=retention_kl),
+    )
+
+
 @pytest.fixture
 def settings(base_folder, data_folder, tmp_path):
-    """`settings(max_steps=4, retention_kl=1.0, ...)`: trainer settings by name, the other groups by theirs."""
+    """`settings(max_steps=4, retention_kl=1.0, ...)`: as `made`, into a folder of the test."""
 
-    def make(*, retention_kl: float = 0.0, adapter: dict | None = None, data: dict | None = None, **trainer):
-        quiet = {"batch_size": 4, "log_every": 1, "save_every": 0, "progress": False, "precision": "fp32", **trainer}
-        quiet.setdefault("report_to", [])
-        return Settings(
-            model=ModelSettings(path=base_folder),
-            # Not "auto": fitting the gate takes longer than the few steps of these runs.
-            adapter=AdapterSettings(**{"prompt_gate": "on", **(adapter or {})}),
-            data=DataSettings(**{"folder": data_folder, **(data or {})}),
-            trainer=TrainerSettings(**quiet),
-            objective=ObjectiveSettings(retention_kl=retention_kl),
-            output_dir=str(tmp_path / "run"),
-        )
+    def make(**chosen) -> Settings:
+        settings = made(base_folder, data_folder, **chosen)
+        settings.output_dir = str(tmp_path / "run")
+        return settings
 
     return make

@@ -1,18 +1,21 @@
 """Whole runs with the real Trainer on a tiny LLaVA: what they write, refuse and promise."""
 
-import errno
+import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from lynx_moe.errors import CheckpointError, ConfigError, DivergedError, OutputExistsError, RecordError
-from lynx_moe.training import run
+from lynx_moe.training import preparing, run
 from lynx_moe.training import trainer as trainer_module
 from lynx_moe.training.hashing import hash_base
+from lynx_moe.training.schedule import warmup_cosine
 from lynx_moe.training.settings import Settings
 
 
@@ -47,7 +50,7 @@ def finished(tmp_path_factory, base_folder, data_folder):
 def test_run_writes_adapter_card_and_log_and_no_litter(finished):
     settings, card = finished
     assert sorted(p.name for p in Path(settings.output_dir).iterdir()) == [
-        "adapter", "blocks.jsonl", "blocks.png", "log.jsonl", "run.json", "tensorboard",
+        "adapter", "blocks.jsonl", "blocks.png", "log.jsonl", "run.json", "settings.json", "tensorboard",
     ]  # fmt: skip
     assert {p.name for p in Path(settings.output_dir, "adapter").iterdir()} >= {
         "adapter_config.json",
@@ -122,55 +125,87 @@ def test_same_seed_gives_the_same_run_and_another_seed_another_and_overwrite_rep
     assert seen[0] == seen[1] != seen[2]
 
 
-def test_resumed_run_has_the_losses_of_an_uninterrupted_one(settings, monkeypatch):
-    whole = settings(max_steps=6, save_every=3, retention_kl=1.0)
-    run(whole)
-    expected = losses(whole)
+class Interrupted(Exception):
+    pass
 
-    class Interrupted(Exception):
-        pass
 
-    step = trainer_module.LynxTrainer.training_step
+def stop_at(step: int, patched: pytest.MonkeyPatch) -> None:
+    """Makes training end by an exception before it takes the step after `step`."""
+    take = trainer_module.LynxTrainer.training_step
 
     def interrupted(self, *args, **kwargs):
-        if self.state.global_step == 4:
+        if self.state.global_step == step:
             raise Interrupted
-        return step(self, *args, **kwargs)
+        return take(self, *args, **kwargs)
 
-    parts = settings(max_steps=6, save_every=3, retention_kl=1.0)
-    parts.output_dir += "-parts"
+    patched.setattr(trainer_module.LynxTrainer, "training_step", interrupted)
+
+
+@pytest.fixture
+def stopped(settings, monkeypatch):
+    """Settings of a run that was interrupted after its fourth step, one after a checkpoint."""
+    chosen = settings(max_steps=4, save_every=3)
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(trainer_module.LynxTrainer, "training_step", interrupted)
-        run(parts)
-    with pytest.raises(OutputExistsError, match="checkpoint-3"):
-        run(parts)
-    parts.trainer.resume = True
-    card = run(parts)
-    assert card["train"]["resumed_from"] == "checkpoint-3" and card["base_hash_unchanged"]
-    assert losses(parts) == pytest.approx(expected, rel=1e-6)
-    one, other = (Path(s.output_dir, "adapter/adapter_model.safetensors") for s in (whole, parts))
-    assert one.read_bytes() == other.read_bytes()
-
-
-def test_full_disk_leaves_the_earlier_checkpoint_whole_and_says_so(settings, monkeypatch):
-    chosen = settings(max_steps=4, save_every=2)
-    save = torch.save
-
-    def full(content, file, *args, **kwargs):
-        if "checkpoint-4" in str(file) and "optimizer" in str(file):
-            Path(file).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return save(content, file, *args, **kwargs)
-
-    with monkeypatch.context() as patched, pytest.raises(CheckpointError) as caught:
-        patched.setattr(torch, "save", full)
+        stop_at(3, patched)
         run(chosen)
-    assert caught.value.why == "the disk is full" and "trainer.resume=true" in caught.value.fix
-    checkpoints = Path(chosen.output_dir, "checkpoints")
-    assert sorted(p.name for p in checkpoints.iterdir()) == ["checkpoint-2"]
-    assert not Path(chosen.output_dir, "run.json").exists()
-    chosen.trainer.resume = True
-    assert run(chosen)["train"]["resumed_from"] == "checkpoint-2"
+    return chosen
+
+
+def test_checkpoint_of_another_adapter_other_data_or_another_base_is_refused_before_the_first_step(
+    stopped, settings, tmp_path, data_folder, base_folder, monkeypatch
+):
+    def never(*args, **kwargs):
+        raise AssertionError("a step was taken")
+
+    monkeypatch.setattr(trainer_module.LynxTrainer, "training_step", never)
+    stopped.trainer.resume = "always"
+    data, base = (
+        Path(shutil.copytree(path, tmp_path / name)) for path, name in ((data_folder, "d"), (base_folder, "b"))
+    )
+    (data / "manifest.json").write_text('{"finished": true, "made": "again"}')
+    weights = load_file(base / "model.safetensors")
+    changed = {name: value + float(name.endswith("lm_head.weight")) for name, value in weights.items()}
+    save_file(changed, base / "model.safetensors", metadata={"format": "pt"})
+    for name, value, words in (
+        ("adapter.layers", [1], "another adapter: target_modules was"),
+        ("adapter.num_experts", 3, "another adapter: num_experts was 4, is 3"),
+        ("data.folder", str(data), "other data"),
+        ("model.path", str(base), "another base: sha256 was"),
+    ):
+        other = copy.deepcopy(stopped)
+        group, key = name.split(".")
+        setattr(getattr(other, group), key, value)
+        with pytest.raises(CheckpointError, match=words) as caught:
+            run(other)
+        assert "overwrite=true" in caught.value.fix
+        assert [p.name for p in Path(other.output_dir, "checkpoints").iterdir()] == ["checkpoint-3"]
+
+
+def test_always_goes_on_with_another_learning_rate_from_the_next_step_on(stopped):
+    stopped.trainer.learning_rate, stopped.trainer.resume = 5e-4, "always"
+    card = run(stopped)
+    rows = [json.loads(line) for line in Path(stopped.output_dir, "log.jsonl").read_text().splitlines()]
+    rate = {row["step"]: row["learning_rate"] for row in rows if "learning_rate" in row}
+    assert card["train"]["resumed_from"] == "checkpoint-3" and sorted(rate) == [1, 2, 3, 4]
+    # Logged is the rate of the step just made: a cosine to 0 at its middle.
+    assert rate[4] == pytest.approx(5e-4 * warmup_cosine(3.5 / 4, 0.03))
+
+
+def test_nothing_of_a_checkpoint_is_a_pickle(stopped):
+    files = {p.name for p in Path(stopped.output_dir, "checkpoints/checkpoint-3").iterdir()}
+    assert {Path(name).suffix for name in files} == {".safetensors", ".json", ".md"}
+    assert {"optimizer.safetensors", "process-0.safetensors", "scheduler.json", "manifest.json"} <= files
+
+
+def test_prompt_gate_is_not_fitted_again_and_the_card_tells_of_the_first_fitting(settings, monkeypatch):
+    chosen = settings(max_steps=2, save_every=1, adapter={"prompt_gate": "auto"})
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        stop_at(1, patched)
+        run(chosen)
+    monkeypatch.setattr(preparing, "fit_on_records", None)
+    assert run(chosen)["prompt_gate"]["held_out_prompts"] > 0
+    saved = load_file(Path(chosen.output_dir, "adapter/adapter_model.safetensors"))
+    assert [bool(value) for name, value in saved.items() if name.endswith("fitted")] == [True]
 
 
 def test_checkpoints_hold_the_adapter_only_and_the_oldest_go(settings):
@@ -232,8 +267,6 @@ def test_packed_rows_train_too(settings):
 
 
 def test_sixteen_bit_base_is_trained_with_float32_experts_and_stays_as_it_was(settings, tmp_path):
-    from safetensors.torch import load_file
-
     chosen = settings(max_steps=1, precision="bf16")
     chosen.model.dtype = "bfloat16"
     card = run(chosen)

@@ -1,0 +1,73 @@
+"""The loss on records that are never trained on, measured now and then without disturbing the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import Dataset
+
+from lynx_moe.training.loss import AnswerLoss
+from lynx_moe.training.method import open_gate
+from lynx_moe.training.state import same_random_numbers
+
+TERMS = ("answer_loss", "retention_kl")  # of `AnswerLoss`, in the order of its counts
+
+
+class HeldOut:
+    """Held-out samples, and the loss of a model on all of them together.
+
+    Args:
+        samples: unpacked, as `SampleDataset` gives them.
+        collate: makes a batch of a list of samples.
+        batch_size: samples per forward and process.
+    """
+
+    def __init__(self, samples: Dataset, collate: Callable[[list], dict], batch_size: int):
+        self.samples = samples
+        self.collate = collate
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module, loss: AnswerLoss, accelerator: Accelerator) -> dict[str, float]:
+        """The "eval_loss", and the terms it is the sum of: "eval_answer_loss" and, with retention, "eval_retention_kl".
+
+        Means over all answer tokens of the set, as in training, with the gate open and dropout off. Every process
+        calls it and gets the same numbers. Random numbers, mode and gradients stay as they were.
+        """
+        device, was_training = accelerator.device, model.training
+        # [grounding, understanding]: nats, and tokens.
+        nats, tokens = torch.zeros(2, device=device), torch.zeros(2, device=device)
+        model.eval()
+        try:
+            with same_random_numbers(device), open_gate(model):
+                for counted, batch in self._batches(accelerator):
+                    batch = {name: value.to(device) for name, value in batch.items()}
+                    counts = loss.counts(batch)
+                    terms = loss(model, batch, counts).terms
+                    means = [terms[name].float() if name in terms else nats.new_zeros(()) for name in TERMS]
+                    nats += torch.stack(means) * counts * counted
+                    tokens += counts * counted
+        finally:
+            model.train(was_training)
+        nats, tokens = (accelerator.reduce(value, "sum") for value in (nats, tokens))
+        answer, kept = (nats / tokens.clamp(min=1)).tolist()
+        if loss.retention_kl > 0:
+            return {
+                "eval_loss": answer + loss.retention_kl * kept,
+                "eval_answer_loss": answer,
+                "eval_retention_kl": kept,
+            }
+        return {"eval_loss": answer, "eval_answer_loss": answer}
+
+    def _batches(self, accelerator: Accelerator) -> Iterator[tuple[int, dict]]:
+        """(1, batch) of this process's share; (0, batch) to keep step with processes that have one more."""
+        processes = accelerator.num_processes
+        share = range(accelerator.process_index, len(self.samples), processes)
+        rounds = math.ceil(math.ceil(len(self.samples) / processes) / self.batch_size)
+        for start in range(0, rounds * self.batch_size, self.batch_size):
+            chosen = share[start : start + self.batch_size]
+            yield int(len(chosen) > 0), self.collate([self.samples[k] for k in chosen or [0]])
