@@ -15,6 +15,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,12 @@ class PrefixCache:
 
     def __init__(self, prepared: Prepared, settings: Settings):
         self.model = prepared.model
+        if getattr(prepared.collator, "end_to_end", False):
+            raise ConfigError(
+                "trainer.prefix_cache cannot be used with rows that lie end to end",
+                why="states are kept and exchanged row by row",
+                fix="trainer.prefix_cache=off, or model.attention=sdpa",
+            )
         base = prepared.model.get_base_model()
         whole = settings.trainer.prefix_cache == "vision"
         self.boundary = Boundary(base, prepared.model, at_embedding=whole)
@@ -192,8 +199,10 @@ class PrefixCache:
         self.boundary.forms = known["forms"]
 
     def _try(self) -> torch.Tensor:
-        rows = [row for row in range(min(len(self._rows), LOOKED_AT)) if self._rows.pictures(row)]
-        samples = [self._rows[row] for row in rows[:TRIED_ON] or range(min(len(self._rows), TRIED_ON))]
+        found = (self._rows[row] for row in range(min(len(self._rows), LOOKED_AT)))
+        flat = (sample for each in found for sample in (each if isinstance(each, list) else [each]))
+        samples = list(islice((sample for sample in flat if self._pixel_names([sample])), TRIED_ON))
+        samples = samples or [self._rows[0]]
         batch = send_to_device(self._collate(samples), next(self.model.parameters()).device)
         inputs = forward_inputs(batch)
         small = geometry(inputs)

@@ -46,7 +46,7 @@ class PrefixDataset(Dataset):
     """Token tensors of each row, and under "prefix" a `Note`. The picture of a row that is stored is not opened.
 
     Args:
-        rows: a dataset with `text`, `pixels` and `pictures` (of a row) and `records`.
+        rows: one of the two datasets of `lynx_moe.data`.
         picture_token: id that stands for the picture when only its states, at the decoder's entrance, are stored;
             None stores the states of all of a row's tokens.
         with_answers: read what the base itself says too, which the loss on understanding answers asks for.
@@ -62,22 +62,34 @@ class PrefixDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        text = self.rows.text(row)
-        pictures = self.rows.pictures(row)
-        span = self.span(text, bool(pictures))
+    def __getitem__(self, row: int) -> dict[str, Any] | list[dict[str, Any]]:
+        with self.rows.source.only_named() as pictures:
+            texts = self.rows[row]
+        if not isinstance(texts, list):
+            return self._noted(texts, pictures, lambda: self.rows[row])
+        # A record's steps learned one by one: each with the record's pictures.
+        own = len(pictures) // len(texts)
+        return [
+            self._noted(text, pictures[number * own : (number + 1) * own], lambda k=number: self.rows[row][k])
+            for number, text in enumerate(texts)
+        ]
+
+    def _noted(self, text: dict[str, Tensor], pictures: Sequence[int], whole: Callable[[], dict]) -> dict[str, Any]:
+        """A sample with its `Note`; `whole` makes the same sample with its pictures."""
         note = Note(None, 0, None, {})
+        span = self.span(text, bool(pictures))
         if span:
             key = self.store.key(self._content(text, span, pictures))
             found, damaged = self._stored(key)
             if found is None:
-                note = Note(key, span, None, self.rows.pixels(row), damaged)
+                made = {name: value for name, value in whole().items() if name not in text}
+                note = Note(key, span, None, made, damaged)
             else:
                 note = Note(key, span, found.pop(STATES), found)
         at_T = answer_places(text) if self.with_answers else ()
         if len(at_T):
-            whole = self._content(text, len(text["input_ids"]), pictures)
-            key = self.store.key(b"answer" + whole + at_T.numpy().tobytes())
+            content = self._content(text, len(text["input_ids"]), pictures)
+            key = self.store.key(b"answer" + content + at_T.numpy().tobytes())
             found, damaged = self._stored(key)
             note = note._replace(answer_key=key, answer_TD=found and found[STATES], damaged=note.damaged + damaged)
         return text | {PREFIX: note}
@@ -104,7 +116,7 @@ class PrefixDataset(Dataset):
         digest = hashlib.sha256()
         if span < len(text["input_ids"]):
             # In front of the first layer no token has seen another: records of one picture share what is stored.
-            text = {name: value for name, value in text.items() if name != "segment_ids"}
+            text = {name: value for name, value in text.items() if name not in ("segment_ids", "group_ids")}
             text.setdefault("position_ids", torch.arange(len(text["input_ids"])))
         for name, value in sorted(text.items()):
             if name not in UNREAD:
@@ -136,6 +148,7 @@ class PrefixCollator:
             them; `names`: entries of the batch that go by pictures, not rows; `answers` (all understanding answers'
             tokens, D), None where some are missing; `answer_keys`: row to name in the store, of the missing; `damaged`.
         """
+        samples = [row for each in samples for row in (each if isinstance(each, list) else [each])]
         notes: list[Note] = [sample[PREFIX] for sample in samples]
         geometries = [geometry(note.pictures) for note in notes]
         texts = [{name: value for name, value in sample.items() if name != PREFIX} for sample in samples]

@@ -154,14 +154,14 @@ def test_remembered_picture_equals_the_first_one_to_the_bit(processor, records):
     dataset = SampleDataset(records, SampleBuilder(processor, PercentDialect()))
     first, again = dataset[0]["pixel_values"], dataset[1]["pixel_values"]
     assert torch.equal(first, again)
-    assert dataset._source._pictures.used_bytes == 3 * 32 * 32
+    assert dataset.source._pictures.used_bytes == 3 * 32 * 32
 
 
 def test_no_memory_for_pictures_gives_the_same_samples(processor, records):
     builder = SampleBuilder(processor, PercentDialect())
     frugal, rich = SampleDataset(records, builder, cache_bytes=0), SampleDataset(records, builder)
     assert all(torch.equal(frugal[3][name], rich[3][name]) for name in rich[3])
-    assert frugal._source._pictures.used_bytes == 0
+    assert frugal.source._pictures.used_bytes == 0
 
 
 def test_records_whose_box_is_cropped_away_are_left_out_and_counted(processor, records):

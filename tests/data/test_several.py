@@ -91,7 +91,7 @@ def test_pictures_come_in_order_also_from_memory(records):
                 torch.testing.assert_close(given[name], expected[name], atol=1e-5, rtol=0)
     first, second = (dataset[position]["pixel_values"] for position in (0, 2))
     assert torch.equal(dataset[1]["pixel_values"], torch.cat([first, second]))
-    assert dataset._source._pictures.used_bytes == 2 * 3 * 32 * 32  # each picture once
+    assert dataset.source._pictures.used_bytes == 2 * 3 * 32 * 32  # each picture once
 
 
 def test_a_record_with_a_box_that_its_own_picture_hides_is_left_out(records):

@@ -116,7 +116,8 @@ def test_another_base_processor_layer_or_row_never_meets_the_same_states(filled,
     one, other = cache.dataset[0]["prefix"], cache.dataset[1]["prefix"]
     assert one.states_SD is not None and one.key != other.key
     # The same words about another picture, and other words about the same one.
-    text = cache.dataset.rows.text(0)
+    with cache.dataset.rows.source.only_named():
+        text = cache.dataset.rows[0]
     content = {
         cache.dataset._content(words, len(text["input_ids"]), pictures)
         for words in (text, text | {"input_ids": text["input_ids"].flip(0)})
