@@ -157,7 +157,7 @@ class PrefixCache:
 
     def report(self) -> dict[str, Any]:
         """For the run's card: rows read, computed and found damaged by all processes, and where they lie."""
-        together = reduce(torch.tensor(list(self._counts.values()), device=PartialState().device))
+        together = reduce(torch.tensor(list(self._counts.values()), device=PartialState().device), reduction="sum")
         found = dict(zip(self._counts, together.tolist(), strict=True))
         return {**found, "folder": str(self.store.folder), "stopped_storing": self.store.full, **self.store.about}
 

@@ -13,11 +13,12 @@ from torch.utils.data import Dataset
 from lynx_moe.data.collate import one_by_one
 from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.sample import IGNORED
+from lynx_moe.training.loss import OURS
 from lynx_moe.training.prefix_store import STATES, Damaged, PrefixStore
 
 PREFIX = "prefix"  # what a batch calls it
 # Token tensors that the frozen part never reads: who else has the same row shares its states.
-UNREAD = ("labels", "is_grounding", "in_box", "in_step", "attention_mask")
+UNREAD = (*OURS, "attention_mask")
 
 
 class Note(NamedTuple):

@@ -123,3 +123,14 @@ def test_block_is_not_slower_than_a_plain_loop(tmp_path):
         ratios.setdefault(case, {})[row["path"].split(":")[0]] = row["ratio_to_dense"]
     slower = {case: paths for case, paths in ratios.items() if paths["lynx"] > 1.3 * paths["plain_loop"]}
     assert not slower
+
+
+@pytest.mark.slow
+def test_cache_writes_how_many_times_faster_epochs_and_a_sweep_are(tmp_path):
+    tiny = ("--records", "16", "--batch-size", "8", "--rounds", "2", "--strengths", "1", "--epochs", "1")
+    found = run(tmp_path / "b.json", "cache", *tiny, "--threads", "1")
+    assert [row["what"] for row in found["rows"]] == ["epoch", "sweep"]
+    for row in found["rows"]:
+        assert row["seconds"] > 0 and row["faster"] == pytest.approx(row["seconds"] / row["cached_seconds"], rel=0.5)
+    # A state per token of at least the picture's 64, 160 wide, in float32.
+    assert found["bytes_per_record"] > 64 * 160 * 4
