@@ -155,5 +155,6 @@ class SampleDataset(Dataset):
         source = self._source
         if source.stepwise.in_segments:
             return source.group([position])
-        rows = [sample | source.pixels(position) for sample in source.samples(position)]
+        pixels = source.pixels(position)
+        rows = [sample | pixels for sample in source.samples(position)]
         return rows if source.stepwise.mode == "faithful" else rows[0]
