@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import lynx_moe
 from lynx_moe.errors import ConfigError, LynxError, nearest
 from lynx_moe.training.settings import GROUPS, REQUIRED, Settings, describe
 
@@ -144,6 +145,22 @@ def usage(config_dir: Path) -> str:
         value = shown.get(default, default) if isinstance(default, str | None) else default
         lines.append(f"  {name:{width}}  {text} [{value}]")
     return "\n".join(lines)
+
+
+def conf_beside() -> Path:
+    """The `conf/` folder of the checkout that this package lies in.
+
+    Raises:
+        ConfigError: this is no checkout; an installed wheel carries no YAML files.
+    """
+    beside = Path(lynx_moe.__file__).resolve().parents[1]
+    if not (beside / "conf").is_dir():
+        raise ConfigError(
+            f"no conf/ in {beside}",
+            why="settings are composed from its YAML files, which an installed wheel does not carry",
+            fix="run it from a clone: pip install -e '.[train]', then the same command",
+        )
+    return beside / "conf"
 
 
 def settings_from(config_dir: Path, config_name: str, overrides: Sequence[str] = ()) -> Settings:

@@ -12,7 +12,9 @@ CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt",
 
 
 class RunFolder:
-    """Paths of one run: `adapter/`, `log.jsonl`, `checkpoints/`, and `run.json`, which is written last."""
+    """Paths of one run: `adapter/`, `log.jsonl`, `blocks.jsonl`, `blocks.png`, `tensorboard/`, `checkpoints/`, and
+    `run.json`, which is written last.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -20,6 +22,9 @@ class RunFolder:
         self.card = self.path / "run.json"
         self.log = self.path / "log.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.blocks = self.path / "blocks.jsonl"
+        self.heat_map = self.path / "blocks.png"
+        self.tensorboard = self.path / "tensorboard"
 
     def claim(self, *, resume: bool, overwrite: bool) -> None:
         """Makes the folder ready for writing.
@@ -42,6 +47,9 @@ class RunFolder:
                 why="starting again would lose it",
                 fix="trainer.resume=true goes on from there, overwrite=true starts again",
             )
+        if not resume:
+            # Of a run that ended before its first checkpoint: its curves would lie over those of this one.
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
 
     def last_checkpoint(self) -> Path | None:
@@ -60,7 +68,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         # Only what a run writes: the folder may be the user's own and hold other things.
-        for folder in (self.adapter, self.checkpoints):
+        for folder in (self.adapter, self.checkpoints, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.card, self.log):
+        for file in (self.card, self.log, self.blocks, self.heat_map):
             file.unlink(missing_ok=True)
