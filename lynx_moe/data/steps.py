@@ -28,7 +28,6 @@ from lynx_moe.data.records import Record
 from lynx_moe.data.sample import ANSWER, SampleBuilder, Tokens
 
 NEXT_STEP_SUFFIX = "Let's think of the next step."  # the paper's, while learning
-MODES = ("whole", "faithful", "packed")
 
 
 @dataclass(frozen=True, slots=True)

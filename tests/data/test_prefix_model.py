@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from lynx_moe.data import SampleBuilder, load_records, question_text, target_text
+from lynx_moe.data.steps import Stepwise, step_tokens
 from lynx_moe.families.dialects import PercentDialect
 from lynx_moe.families.templates import give_template
 from tests.data.written import small_folder
@@ -50,3 +51,13 @@ def test_a_template_that_is_there_stays(processor):
     mine = PaliGemmaProcessor()
     give_template(mine)
     assert mine.chat_template == "mine"
+
+
+def test_given_steps_are_of_the_answer_not_of_the_prompt_that_sees_all_of_itself(processor, tmp_path):
+    builder = SampleBuilder(processor, PercentDialect(), mark_steps=True)
+    (record,) = [r for r in load_records(small_folder(tmp_path), "train") if r.steps]
+    first, last = (builder.sample(t, record.sizes) for t in step_tokens(builder, record, Stepwise("faithful")))
+    answer_at = int((first["labels"] == -100).sum())
+    for sample in (first, last):
+        assert not sample["token_type_ids"][:answer_at].any() and sample["token_type_ids"][answer_at:].all()
+    assert (last["labels"] == -100).sum() > answer_at

@@ -1,12 +1,16 @@
 """What is learned from packed rows is what is learned without packing: loss, gradients, retention, telemetry."""
 
+import copy
+
 import pytest
 import torch
 
 from lynx_moe.data import Collator, PackedDataset, SampleBuilder, SampleDataset, load_records
+from lynx_moe.errors import FamilyError
 from lynx_moe.families.dialects import get_dialect
 from lynx_moe.training import run
 from lynx_moe.training.loss import rows_of
+from lynx_moe.training.samples import training_samples
 from tests.data.written import two_pictures
 from tests.tiny import tiny_llava_with_processor
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, loss_of, trainer_of, vlm_of
@@ -56,6 +60,37 @@ def test_base_is_asked_for_whole_batches_where_rows_hold_several_pictures(parts,
     handle.remove()
     lengths = {"input_ids": torch.zeros(1, 4), "cu_seq_lens_q": torch.zeros(3), "max_length_q": 4}
     assert rows_of(lengths, torch.tensor([True])) is None
+
+
+def test_rows_laid_end_to_end_give_the_gradients_of_single_records(parts, tmp_path):
+    """As for flash attention, but computed by sdpa, for which transformers makes a mask of the positions."""
+    vlm, builder, records, collate = parts
+    trainer = trainer_of(awake(vlm, **NO_PENALTY).eval(), tmp_path, collate, retention_kl=0.7, box_weight=3.0)
+    single = SampleDataset(records, builder)
+    packed = PackedDataset(records, builder, packing="sequence", max_tokens=200, share=False)
+    lay = Collator(builder.processor, end_to_end=True, with_lengths=True)
+    batch = lay([packed[k] for k in range(len(packed))]) | {"use_cache": False}
+    alone = [collate([single[k]]) for k in range(len(single))]
+    assert batch["input_ids"].shape == (1, sum(len(single[k]["input_ids"]) for k in range(len(single))))
+    close(gradients(trainer, [batch]), gradients(trainer, alone), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llava", "another"])
+def test_a_base_with_flash_attention_gets_rows_end_to_end(parts, settings, family):
+    vlm, builder, records, _ = parts
+    base = copy.deepcopy(vlm)
+    base.config.text_config._attn_implementation = "flash_attention_2"
+    base.config.model_type = family
+    chosen = settings(data={"packing": "sequence", "pack_tokens": 200})
+    dataset, collator = training_samples(chosen, base, builder, records)
+    batch = collator([dataset[k] for k in range(len(dataset))])
+    assert "attention_mask" not in batch and len(batch["input_ids"]) == 1
+    # Lengths only where no vision tower would take them for its own; positions say the same.
+    assert ("cu_seq_lens_q" in batch) == (family == "llava")
+    pictures = sum(len(records.pictures(k)) for k in range(len(records)))
+    assert len(batch["pixel_values"]) == pictures > len({records.picture(k) for k in range(len(records))})
+    with pytest.raises(FamilyError, match="no 4D mask"):
+        training_samples(settings(data={"pack_tokens": 200}), base, builder, records)
 
 
 @pytest.mark.parametrize("packing", ["none", "sequence"])
