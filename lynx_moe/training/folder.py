@@ -12,7 +12,8 @@ CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt",
 
 
 class RunFolder:
-    """Paths of one run: `adapter/`, `log.jsonl`, `checkpoints/`, and `run.json`, which is written last."""
+    """Paths of one run: `adapter/`, `log.jsonl`, `checkpoints/`, `evaluation.json` where the run measured itself,
+    `failed.json` where a sweep's point failed, and `run.json`, which is written last."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -20,6 +21,8 @@ class RunFolder:
         self.card = self.path / "run.json"
         self.log = self.path / "log.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.evaluation = self.path / "evaluation.json"
+        self.failed = self.path / "failed.json"
 
     def claim(self, *, resume: bool, overwrite: bool) -> None:
         """Makes the folder ready for writing.
@@ -62,5 +65,5 @@ class RunFolder:
         # Only what a run writes: the folder may be the user's own and hold other things.
         for folder in (self.adapter, self.checkpoints):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.card, self.log):
+        for file in (self.card, self.log, self.evaluation, self.failed):
             file.unlink(missing_ok=True)

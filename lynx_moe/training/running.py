@@ -14,6 +14,7 @@ from lynx_moe.training.arguments import training_arguments
 from lynx_moe.training.card import describe_data, last_logged, look_at, versions
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
+from lynx_moe.training.measuring import asked_records, measure
 from lynx_moe.training.preparing import prepare
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.schedule import TimeBudget
@@ -28,7 +29,8 @@ def run(settings: Settings) -> dict:
 
     Returns:
         What the card holds: "train" (metrics), "base_hash_unchanged" (always True: the run fails otherwise), "base"
-        (sha256 per tensor), "prompt_gate", "gates", "dead_parameters", "data", "settings", "versions".
+        (sha256 per tensor), "prompt_gate", "gates", "dead_parameters", "data", "settings", "versions"; and
+        "evaluation" where `settings.evaluation` asks for it.
 
     Raises:
         OutputExistsError: the folder holds a run already, and nothing says what to do with it.
@@ -44,6 +46,8 @@ def run(settings: Settings) -> dict:
             folder.claim(resume=settings.trainer.resume, overwrite=settings.overwrite)
             make_missing(settings.data)
     set_seed(settings.seed)
+    # Now, because a split that is not there must not be found out after hours of training.
+    asked = asked_records(settings)
 
     prepared = prepare(settings, quiet=not here.is_main_process)
     model = prepared.model
@@ -99,7 +103,13 @@ def run(settings: Settings) -> dict:
     if here.is_main_process:
         with whole_folder(folder.adapter) as aside:
             model.save_pretrained(str(aside), save_embedding_layers=False)
+    if asked is not None:
+        plain = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        card["evaluation"], answers = measure(settings, prepared, plain, asked)
+    if here.is_main_process:
         folder.tidy()
+        if asked is not None:
+            write_json(folder.evaluation, answers)
         write_json(folder.log, "".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
         # Last: who sees the card sees a finished run.
         write_json(folder.card, card)
