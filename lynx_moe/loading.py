@@ -41,7 +41,7 @@ class Loaded:
         Raises:
             ConfigError: the choice is unknown, or this is no live adapter, whose gate could be forced.
         """
-        from lynx_moe.adapter import set_gate
+        from lynx_moe.adapter import lynx_layers, set_gate
 
         if choice not in GATES:
             raise ConfigError(f"gate {choice!r} is unknown", why=f"it is one of {', '.join(GATES)}", fix="gate auto")
@@ -53,7 +53,10 @@ class Loaded:
                 why="it has no live adapter: an export carries its gate inside, a base has none",
                 fix="point to the run folder, or leave the gate on auto",
             )
-        return set_gate(self.model, choice == "on")
+        if lynx_layers(self.model):
+            return set_gate(self.model, choice == "on")
+        # A baseline (LoRA, say) has no gate: it is on, or taken off.
+        return nullcontext() if choice == "on" else self.model.disable_adapter()
 
 
 def load(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+WRAPPED = ("base_layer", "original_module")  # what PEFT puts between a wrapped module and its name
 CHUNK = 64 * 2**20  # bytes brought to the CPU at a time
 
 
@@ -29,7 +30,7 @@ class BaseHash:
         return sorted(name for name in names if self.tensors.get(name) != other.tensors.get(name))
 
 
-def hash_base(model: nn.Module, adapter_prefix: str | None = None) -> BaseHash:
+def hash_base(model: nn.Module, adapter_parts: tuple[str, ...] = ()) -> BaseHash:
     """Hashes every tensor of the base's state dict: name, type, shape and bytes.
 
     Wrapped or not gives the same answer, so a hash from before the adapter was attached can be compared with one from
@@ -37,19 +38,19 @@ def hash_base(model: nn.Module, adapter_prefix: str | None = None) -> BaseHash:
 
     Args:
         model: the VLM itself; with an adapter inside, `peft_model.get_base_model()`.
-        adapter_prefix: a part of a tensor's name that starts with this belongs to the adapter and is left out.
+        adapter_parts: a tensor whose name has a part that starts with one of these is the adapter's and is left out.
     """
-    return BaseHash({name: _sha256(tensor) for name, tensor in _base_tensors(model, adapter_prefix)})
+    return BaseHash({name: _sha256(tensor) for name, tensor in _base_tensors(model, adapter_parts)})
 
 
-def _base_tensors(model: nn.Module, adapter_prefix: str | None) -> Iterator[tuple[str, torch.Tensor]]:
+def _base_tensors(model: nn.Module, adapter_parts: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in model.state_dict().items():
         parts = name.split(".")
-        if adapter_prefix and any(part.startswith(adapter_prefix) for part in parts):
+        if any(part.startswith(adapter_parts) for part in parts):
             continue
         if not isinstance(tensor, torch.Tensor):
             continue
-        yield ".".join(part for part in parts if part != "base_layer"), tensor
+        yield ".".join(part for part in parts if part not in WRAPPED), tensor
 
 
 def _sha256(tensor: torch.Tensor) -> str:

@@ -15,6 +15,7 @@ from lynx_moe.training.card import describe_data, last_logged, look_at, versions
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.measuring import asked_records, measure
+from lynx_moe.training.method import adapter_parts
 from lynx_moe.training.preparing import prepare
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.schedule import TimeBudget
@@ -69,7 +70,7 @@ def run(settings: Settings) -> dict:
     last = folder.last_checkpoint() if settings.trainer.resume else None
     done = trainer.train(resume_from_checkpoint=str(last) if last else None)
 
-    after = hash_base(model.get_base_model(), model.base_model.prefix)
+    after = hash_base(model.get_base_model(), adapter_parts(model))
     refuse_changed_base(prepared.base_hash, after)
     refuse_broken_adapter(model)
     card = {
