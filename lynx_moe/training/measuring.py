@@ -14,11 +14,11 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 from torch import nn
 
-from lynx_moe.adapter import set_gate
 from lynx_moe.data import Record, load_records
 from lynx_moe.errors import RecordError
 from lynx_moe.evaluation import compare, evaluate
 from lynx_moe.training.card import versions
+from lynx_moe.training.method import open_gate
 from lynx_moe.training.preparing import Prepared
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.whole import write_json
@@ -71,7 +71,7 @@ def measure(settings: Settings, prepared: Prepared, model: nn.Module, records: S
         before = base_answers()
     else:
         before = shared(Path(asked.base_answers) / f"{fingerprint(settings, prepared, records)}.json", base_answers)
-    with set_gate(model, True) if asked.gate == "on" else nullcontext():
+    with open_gate(model) if asked.gate == "on" else nullcontext():
         after = answers()
     card = {
         "split": asked.split,

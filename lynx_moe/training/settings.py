@@ -167,7 +167,9 @@ class EvaluationSettings(Checked):
     limit: int | None = setting(None, "ask at most this many questions, drawn the same way every time", low=1)
     batch_size: int = setting(64, "prompts per forward", low=1)
     gate: str = setting(
-        "auto", "prompt gate while the adapter answers: as adapter.prompt_gate says, or forced on", choices=("auto", "on")
+        "auto",
+        "prompt gate while the adapter answers: as adapter.prompt_gate says, or forced on",
+        choices=("auto", "on"),
     )
     base_answers: str | None = setting(
         None, "folder where the base's own answers wait for other runs to compare with; null: a sweep's own, else none"

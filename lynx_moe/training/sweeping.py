@@ -43,15 +43,21 @@ def objectives(card: dict) -> Objectives | None:
 
 
 def run_point(
-    work: Callable[[Settings], Objectives | None], settings: Settings, *, sweep: Path, command: str
+    settings_of: Callable[[], Settings],
+    work: Callable[[Settings], Objectives | None],
+    *,
+    folder: Path,
+    sweep: Path,
+    command: str,
 ) -> Objectives | None:
     """Runs one point of a sweep in its own folder, unless it is finished there already.
 
     A failure is written into the folder as failed.json (type, what, why, fix) and not raised.
 
     Args:
+        settings_of: gives the point's settings, or raises what is wrong with them.
         work: trains by these settings and returns the two numbers.
-        settings: of the point; `output_dir` is its own folder.
+        folder: the point's own.
         sweep: folder of the whole sweep.
         command: the sweep command that this belongs to; `failures` finds its points by it.
 
@@ -59,31 +65,33 @@ def run_point(
         What `work` returned, or the numbers of the finished run; None for a failed point, and where nothing was
         measured.
     """
-    folder = RunFolder(settings.output_dir)
-    settings.evaluation.base_answers = settings.evaluation.base_answers or str(sweep / BESIDE / "base")
+    here = RunFolder(folder)
     # Only the first of a point's processes may wait here: the others wait for it in their first collective.
     first = int(os.environ.get("RANK", "0")) == 0
-    with point_lock(sweep, folder.path) if first else nullcontext():
+    with point_lock(sweep, folder) if first else nullcontext():
         try:
-            if folder.card.exists() and not settings.overwrite:
-                card = refuse_other_settings(folder, settings)
-                print(f"{folder.path.name}: already done")
+            settings = settings_of()
+            settings.output_dir = str(folder)
+            settings.evaluation.base_answers = settings.evaluation.base_answers or str(sweep / BESIDE / "base")
+            if here.card.exists() and not settings.overwrite:
+                card = refuse_other_settings(here, settings)
+                print(f"{folder.name}: already done")
                 return objectives(card)
             if first:
-                folder.failed.unlink(missing_ok=True)
+                here.failed.unlink(missing_ok=True)
             # What an interruption left behind is gone on with, unless the user wants it thrown away.
             settings.trainer.resume |= not settings.overwrite
             return work(settings)
         except Exception as problem:
             if first:
-                note_failure(folder, problem, command)
+                note_failure(here, problem, command)
     # Outside of the handler, where the failed run's tensors hang on the traceback.
     free_memory()
     return None
 
 
 def point_lock(sweep: Path, folder: Path) -> FileLock:
-    """Held while a point runs: parallel samplers propose the same point twice, and a cluster's old jobs may still run."""
+    """Held while a point runs: samplers may propose the same point twice, and old jobs of a cluster may still run."""
     beside = sweep / BESIDE
     beside.mkdir(parents=True, exist_ok=True)
     name = os.path.relpath(folder, sweep).replace(os.sep, "_")
