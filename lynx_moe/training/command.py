@@ -164,6 +164,8 @@ def guide(chosen: DictConfig, folder: Path, asked: set[str]) -> list[str]:
     Raises:
         ConfigError: other directions than to maximise both objectives.
     """
+    # Optuna 2 uses what SQLAlchemy 1.4 calls old; that is no news to a user.
+    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")
     from lynx_moe.training.study import go_on
 
     directions = ["maximize", "maximize"]

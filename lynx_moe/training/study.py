@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+from lynx_moe.errors import ConfigError
 
 
 def go_on(storage: str, name: str, directions: Sequence[str], trials: int) -> int:
@@ -20,7 +23,17 @@ def go_on(storage: str, name: str, directions: Sequence[str], trials: int) -> in
 
     Returns:
         Trials to run now; 0 when all are done.
+
+    Raises:
+        ConfigError: Optuna cannot keep a study with the SQLAlchemy that is installed.
     """
+    if int(version("sqlalchemy").partition(".")[0]) > 1:
+        # Optuna 2 leaves its transactions to be committed by SQLAlchemy, which 2.0 no longer does.
+        raise ConfigError(
+            f"SQLAlchemy {version('sqlalchemy')} is installed",
+            why=f"Optuna {version('optuna')}, which Hydra's sweeper needs, keeps its studies with SQLAlchemy below 2",
+            fix="pip install 'lynx-moe[sweep]'",
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=name, storage=storage, directions=list(directions), load_if_exists=True)
     seen = study.get_trials(deepcopy=False)

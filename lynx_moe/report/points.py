@@ -1,0 +1,119 @@
+"""Points of a trade-off: runs that differ in nothing but the seed are one point, with a mean and a spread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lynx_moe.report.cards import Run
+
+STRENGTH = "adapter.gate_sparsity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Runs of equal settings, all of them measured.
+
+    Attributes:
+        label: what was swept, and the values here; a baseline's method where that is it.
+        runs: one per seed.
+        acc50: mean grounding Acc@0.5, a share. change: mean retention after minus before, a share.
+        interval: of `change`; over several seeds from the lowest lower to the highest upper end, which claims less
+            than pooling would: all seeds were asked the same questions. None where a run has none.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    acc50: float
+    change: float
+    interval: tuple[float, float] | None
+    gate_use: float | None
+
+    @property
+    def method(self) -> str:
+        return self.runs[0].method
+
+    @property
+    def strength(self) -> float:
+        value = self.runs[0].settings.get(STRENGTH)
+        return float(value) if isinstance(value, int | float) else float("inf")
+
+    def spread(self, name: str) -> tuple[float, float]:
+        """Least and most of `acc50` or `change` over the seeds."""
+        values = [getattr(run, name) for run in self.runs]
+        return min(values), max(values)
+
+
+def swept(runs: Sequence[Run]) -> list[str]:
+    """Dotted names of the settings that are not the same in all finished runs; the gating strength first."""
+    done = [run.settings for run in runs if run.state == "done"]
+    names = sorted({name for settings in done for name in settings})
+    differ = [name for name in names if len({written(settings.get(name)) for settings in done}) > 1]
+    return sorted(differ, key=lambda name: (name != STRENGTH, name == "seed", name))
+
+
+def points(runs: Sequence[Run]) -> list[Point]:
+    """The measured runs, those of equal settings but for the seed together; in order of gating strength."""
+    names = [name for name in swept(runs) if name != "seed"]
+    together: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.state == "done" and run.acc50 is not None and run.change is not None:
+            rest = {name: value for name, value in run.settings.items() if name != "seed"}
+            together.setdefault(written(rest), []).append(run)
+    made = [point(same, label(same[0], names)) for same in together.values()]
+    return sorted(made, key=lambda each: (each.method != "lynx", each.strength, each.label))
+
+
+def point(runs: Sequence[Run], words: str) -> Point:
+    intervals = [run.interval for run in runs]
+    uses = [run.gate_use for run in runs if run.gate_use is not None]
+    whole = None if None in intervals else (min(low for low, _ in intervals), max(high for _, high in intervals))
+    return Point(
+        label=words,
+        runs=tuple(runs),
+        acc50=sum(run.acc50 for run in runs) / len(runs),
+        change=sum(run.change for run in runs) / len(runs),
+        interval=whole,
+        gate_use=sum(uses) / len(uses) if uses else None,
+    )
+
+
+def label(run: Run, names: Sequence[str]) -> str:
+    """What sets a run apart, in few words: gate_sparsity=0.01, top_k=2; a run that stands alone goes by its folder.
+
+    A baseline is called by its method, without the settings of the new experts, which it has not.
+    """
+    baseline = run.method != "lynx"
+    parts = [run.method] if baseline else []
+    for name in names:
+        if name == "adapter.method" or (baseline and name.startswith("adapter.") and name != "adapter.lora_rank"):
+            continue
+        short = name.rpartition(".")[2]
+        alone = sum(other.rpartition(".")[2] == short for other in names) == 1
+        parts.append(f"{short if alone else name}={shown(run.settings.get(name))}")
+    return ", ".join(parts) or run.name
+
+
+def shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "null" if value is None else value if isinstance(value, str) else written(value)
+
+
+def written(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def front(all_points: Sequence[Point]) -> list[Point]:
+    """The Pareto front: points that no other one equals or beats in both numbers and beats in one."""
+    return [
+        each
+        for each in all_points
+        if not any(
+            other.acc50 >= each.acc50
+            and other.change >= each.change
+            and (other.acc50, other.change) != (each.acc50, each.change)
+            for other in all_points
+        )
+    ]
