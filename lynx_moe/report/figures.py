@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lynx_moe.report.picking import Pick
+from lynx_moe.report.picking import Pick, counted
 from lynx_moe.report.placing import place_labels
-from lynx_moe.report.points import Point
+from lynx_moe.report.points import Point, cut
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
 # method -> (marker, colour, name in the legend)
@@ -53,7 +53,7 @@ def trade_off(points: Sequence[Point], front: Sequence[Point], chosen: Pick, *, 
         axes.scatter([], [], s=110, facecolors="none", edgecolors=ORANGE, linewidths=3, label="the one to take")
     limits(axes, points, tolerance, before)
     axes.axvspan(
-        axes.get_xlim()[0], -tolerance, color="#dddddd", zorder=0, label=f"loses more than {tolerance:g} points"
+        axes.get_xlim()[0], -tolerance, color="#dddddd", zorder=0, label=f"loses more than {counted(tolerance)}"
     )
     axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     axes.set_xlabel("retention: accuracy on other questions, after minus before (points; line: 95% interval)")
@@ -61,11 +61,14 @@ def trade_off(points: Sequence[Point], front: Sequence[Point], chosen: Pick, *, 
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     title(axes, chosen.headline)
+    labels, name = short_labels(points, LONGEST)
+    if name:
+        axes.plot([], [], linestyle="none", label=f"numbers: {short(name, LONGEST)}")
     figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=4, loc="outside lower center", frameon=False)
     named = [p for p in points if len(points) <= MOST_LABELS or p in front or p.method != "lynx" or p is chosen.point]
     figure.draw_without_rendering()
     bars = [(100 * p.change, 100 * p.acc50, *(100 * end for end in p.interval or (p.change,) * 2)) for p in points]
-    place_labels(axes, [(100 * p.change, 100 * p.acc50, short(p.label, LONGEST)) for p in named], bars)
+    place_labels(axes, [(100 * p.change, 100 * p.acc50, labels[p.label]) for p in named], bars)
     return png(figure)
 
 
@@ -117,10 +120,12 @@ def gate_use(points: Sequence[Point]) -> bytes | None:
     figure = Figure(figsize=(max(9.0, wide), max(3.2, 2.4 + 0.3 * len(blocks))), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     top = max((float(np.nanmax(t)) for t in tables.values() if not np.isnan(t).all()), default=1.0)
+    labels, name = short_labels(gated, 26)
     for axes, kind in zip(panels, kinds, strict=True):
+        axes.set_xlabel(short(name, LONGEST))
         table_LP = tables[kind]
         image = axes.imshow(table_LP, cmap="cividis", vmin=0, vmax=top or 1.0, aspect="auto", origin="lower")
-        names = [short(p.label, 26) for p in gated]
+        names = [labels[p.label] for p in gated]
         axes.set_xticks(range(len(gated)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8,
                         parse_math=False)  # fmt: skip
         axes.set_yticks(range(len(blocks)), [block_name(name) for name in blocks], fontsize=8, parse_math=False)
@@ -158,11 +163,17 @@ def block_name(block: str) -> str:
     return short(block, 20) if number < 0 else str(number)
 
 
+def short_labels(points: Sequence[Point], longest: int) -> tuple[dict[str, str], str]:
+    """Each point's label for a picture; and, where they all begin with the same "name=", that name, to be said once."""
+    ours = [p.label for p in points if p.method == "lynx"]
+    name = ours[0].partition("=")[0] if ours else ""
+    once = len(ours) > 1 and all(label.startswith(f"{name}=") and ", " not in label for label in ours)
+    begin = f"{name}=" if once else ""
+    return {p.label: short(p.label.removeprefix(begin), longest) for p in points}, name if once else ""
+
+
 def short(text: str, longest: int) -> str:
-    """Printable, and cut in the middle: the ends of a long label are what differs."""
-    clean = "".join(c if c.isprintable() else " " for c in text)
-    half = (longest - 1) // 2
-    return clean if len(clean) <= longest else f"{clean[:half]}…{clean[-half:]}"
+    return cut("".join(c if c.isprintable() else " " for c in text), longest)
 
 
 def title(where, text: str) -> None:

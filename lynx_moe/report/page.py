@@ -11,7 +11,7 @@ from urllib.parse import quote
 from lynx_moe.errors import ConfigError
 from lynx_moe.report.cards import Run, find_runs, number
 from lynx_moe.report.picking import RULE, Pick, pick
-from lynx_moe.report.points import Point, front, points, shown, swept
+from lynx_moe.report.points import Point, front, learned_from, points, shown, swept
 from lynx_moe.training.whole import write_bytes, write_json
 
 PAGE = "report.html"
@@ -148,7 +148,7 @@ def run_row(run: Run, names: Sequence[str], out: Path) -> dict:
         "name": run.name,
         "link": link(run.folder, out),
         "state": run.state,
-        "settings": {name: run.settings.get(name) for name in names} if run.state == "done" else {},
+        "settings": {name: learned_from(run).get(name, "–") for name in names} if run.state == "done" else {},
         "acc50": run.acc50,
         "mean_iou": number(run.after, "grounding", "mean_iou"),
         "before": number(run.before, "retention", "accuracy"),

@@ -71,14 +71,18 @@ def pick(points: Sequence[Point], *, tolerance: float = 1.0) -> Pick:
 
 
 def nothing(points: Sequence[Point], tolerance: float) -> Pick:
-    nearest = max(points, key=worst)
-    headline = f"None of {len(points)} settings surely keeps the loss of retention within {tolerance:g} points"
+    nearest = max(points, key=lambda p: (p.change, worst(p)))
+    headline = f"None of {len(points)} settings surely keeps the loss of retention within {counted(tolerance)}"
     why = f"The nearest is {nearest.label}: {sure(nearest)}. "
     if 100 * nearest.change >= -tolerance:
         why += "Its loss alone would pass, but with so few questions it is not sure: ask more (evaluation.limit)."
     else:
         why += "Strengthen what holds the base (objective.retention_kl, adapter.gate_sparsity), or allow more."
     return Pick(point=None, run=None, headline=headline, why=why + caution(nearest))
+
+
+def counted(points: float) -> str:
+    return f"{points:g} point" if points == 1 else f"{points:g} points"
 
 
 def kept(change: float) -> str:

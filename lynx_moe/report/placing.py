@@ -45,7 +45,7 @@ def place_labels(
         for right, up in offsets():
             left = at_x + right - (0 if right > 0 else wide if right < 0 else wide / 2)
             low = at_y + up - (high / 2 if right else 0 if up > 0 else high)
-            box = tuple(to_pixel * value for value in (left, low, left + wide, low + high))
+            box = tuple(to_pixel * value for value in (left - 3, low, left + wide + 3, low + high))
             within = box[0] >= inside.x0 and box[2] <= inside.x1 and box[1] >= inside.y0 and box[3] <= inside.y1
             if within and not any(overlap(box, other) for other in taken):
                 break

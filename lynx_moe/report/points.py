@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lynx_moe.report.cards import Run
 
 STRENGTH = "adapter.gate_sparsity"
+LONGEST = 40  # characters of a value in a label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +46,22 @@ class Point:
         return min(values), max(values)
 
 
+def learned_from(run: Run) -> dict[str, object]:
+    """The settings that had a say in what a run learned: a baseline has no use for those of the new experts."""
+    ours = run.method == "lynx"
+    return {
+        name: value
+        for name, value in run.settings.items()
+        if not name.startswith("adapter.") or name == "adapter.method" or ours != (name == "adapter.lora_rank")
+    }
+
+
 def swept(runs: Sequence[Run]) -> list[str]:
     """Dotted names of the settings that are not the same in all finished runs; the gating strength first."""
-    done = [run.settings for run in runs if run.state == "done"]
+    done = [learned_from(run) for run in runs if run.state == "done"]
     names = sorted({name for settings in done for name in settings})
-    differ = [name for name in names if len({written(settings.get(name)) for settings in done}) > 1]
+    # Settings that only some runs have, as those of a baseline, differ among those that have them.
+    differ = [name for name in names if len({written(each[name]) for each in done if name in each}) > 1]
     return sorted(differ, key=lambda name: (name != STRENGTH, name == "seed", name))
 
 
@@ -59,7 +71,7 @@ def points(runs: Sequence[Run]) -> list[Point]:
     together: dict[str, list[Run]] = {}
     for run in runs:
         if run.state == "done" and run.acc50 is not None and run.change is not None:
-            rest = {name: value for name, value in run.settings.items() if name != "seed"}
+            rest = {name: value for name, value in learned_from(run).items() if name != "seed"}
             together.setdefault(written(rest), []).append(run)
     made = [point(same, label(same[0], names)) for same in together.values()]
     return sorted(made, key=lambda each: (each.method != "lynx", each.strength, each.label))
@@ -84,15 +96,21 @@ def label(run: Run, names: Sequence[str]) -> str:
 
     A baseline is called by its method, without the settings of the new experts, which it has not.
     """
-    baseline = run.method != "lynx"
-    parts = [run.method] if baseline else []
+    settings = learned_from(run)
+    parts = [] if run.method == "lynx" else [run.method]
     for name in names:
-        if name == "adapter.method" or (baseline and name.startswith("adapter.") and name != "adapter.lora_rank"):
+        if name == "adapter.method" or name not in settings:
             continue
         short = name.rpartition(".")[2]
         alone = sum(other.rpartition(".")[2] == short for other in names) == 1
-        parts.append(f"{short if alone else name}={shown(run.settings.get(name))}")
+        parts.append(f"{short if alone else name}={cut(shown(settings[name]), LONGEST)}")
     return ", ".join(parts) or run.name
+
+
+def cut(text: str, longest: int) -> str:
+    """At most so many characters, the middle left out: the ends of a long text are what differs."""
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def shown(value: object) -> str:

@@ -114,8 +114,9 @@ def command(config_dir: Path, config_name: str, work: Callable[[Settings], Objec
         given = get_args_parser().parse_args()
         if given.multirun:
             sweep, added = plan_sweep(config_dir, config_name, given.overrides)
-            # Before the others: argparse takes overrides from one place of the command line only.
-            at = sys.argv.index(given.overrides[0]) if given.overrides else len(sys.argv)
+            # Behind the last of the others, where it wins over them; argparse wants all overrides in one place.
+            last = given.overrides[-1] if given.overrides else sys.argv[-1]
+            at = len(sys.argv) - sys.argv[::-1].index(last)
             sys.argv[at:at] = added
         main()
     except LynxError as problem:
