@@ -178,6 +178,8 @@ def refuse_other_bytes(base: Any, adapter: Path) -> None:
 def _export(folder: Path, dialect: str | None, dtype: str | None, trust_remote_code: bool) -> Loaded:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    from lynx_moe.families.templates import give_template
+
     if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")) and not trust_remote_code:
         raise CheckpointError(
             f"{folder} brings its own modelling file",
@@ -190,6 +192,7 @@ def _export(folder: Path, dialect: str | None, dtype: str | None, trust_remote_c
         )
         # The processor needs no code of the folder; left unsaid, transformers would stop and ask at the terminal.
         processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
+        give_template(processor)
     except (OSError, ValueError) as problem:
         raise CheckpointError(
             f"could not load the export {folder}: {str(problem).splitlines()[0]}",

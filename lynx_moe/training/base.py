@@ -18,6 +18,7 @@ from transformers import (
 
 from lynx_moe.adapter.quantised import keep_trainable, outside_decoder_layers
 from lynx_moe.errors import CheckpointError, ConfigError, LynxError
+from lynx_moe.families.templates import give_template
 from lynx_moe.training.settings import REQUIRED, ModelSettings, QuantSettings
 
 PACKAGE = "pkg://"
@@ -60,6 +61,7 @@ def load_base(settings: ModelSettings, quant: QuantSettings | None = None) -> tu
     chosen = {"attn_implementation": settings.attention} if settings.attention else {}
     try:
         processor = AutoProcessor.from_pretrained(path)
+        give_template(processor)
         chosen |= quantisation(path, dtype, quant or QuantSettings())
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **chosen)
     except LynxError:
