@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lynx_moe.report.picking import Pick, counted
-from lynx_moe.report.placing import place_labels
+from lynx_moe.report.placing import Mark, place_labels
 from lynx_moe.report.points import Point, cut
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
@@ -67,8 +67,12 @@ def trade_off(points: Sequence[Point], front: Sequence[Point], chosen: Pick, *, 
     figure.legend(*axes.get_legend_handles_labels(), fontsize=9, ncols=4, loc="outside lower center", frameon=False)
     named = [p for p in points if len(points) <= MOST_LABELS or p in front or p.method != "lynx" or p is chosen.point]
     figure.draw_without_rendering()
-    bars = [(100 * p.change, 100 * p.acc50, *(100 * end for end in p.interval or (p.change,) * 2)) for p in points]
-    place_labels(axes, [(100 * p.change, 100 * p.acc50, labels[p.label]) for p in named], bars)
+    marks = [
+        Mark(100 * p.change, 100 * p.acc50, *(100 * end for end in p.interval or (p.change,) * 2),
+             half=13 if p is chosen.point else 7)
+        for p in points
+    ]  # fmt: skip
+    place_labels(axes, [(100 * p.change, 100 * p.acc50, labels[p.label]) for p in named], marks)
     return png(figure)
 
 

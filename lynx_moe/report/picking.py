@@ -52,11 +52,13 @@ def pick(points: Sequence[Point], *, tolerance: float = 1.0) -> Pick:
     best = max(fit, key=lambda p: (round(p.acc50, 9), -(p.gate_use if p.gate_use is not None else 1.0), p.change))
     run = max(best.runs, key=lambda r: (r.acc50, r.change))
     headline = f"Take {best.label}: it points right in {100 * best.acc50:.1f}% and {kept(best.change)}"
-    of = f"one of {len(fit)}" if len(fit) > 1 else "the only one"
-    why = (
-        f"Of {len(points)} settings it is {of} that surely {'keep' if len(fit) > 1 else 'keeps'} the loss of retention "
-    )
-    why += f"within {tolerance:g} points ({sure(best)})"
+    if len(points) == 1:
+        why = "Nothing else was measured; it surely keeps"
+    elif len(fit) == 1:
+        why = f"Of {len(points)} settings it is the only one that surely keeps"
+    else:
+        why = f"It is one of {len(fit)} of {len(points)} settings that surely keep"
+    why += f" the loss of retention within {counted(tolerance)} ({sure(best)})"
     same = [p for p in fit if round(p.acc50, 9) == round(best.acc50, 9)]
     if len(same) > 1:
         why += f", and of {len(same)} that point equally well it opens its gates least"
@@ -67,12 +69,15 @@ def pick(points: Sequence[Point], *, tolerance: float = 1.0) -> Pick:
     if better:
         top = max(better, key=lambda p: p.acc50)
         why += f". {top.label} points better ({100 * top.acc50:.1f}%), but {sure(top)}"
-    return Pick(point=best, run=run, headline=headline, why=why + caution(best))
+    return Pick(point=best, run=run, headline=headline, why=f"{why}.{caution(best)}")
 
 
 def nothing(points: Sequence[Point], tolerance: float) -> Pick:
     nearest = max(points, key=lambda p: (p.change, worst(p)))
-    headline = f"None of {len(points)} settings surely keeps the loss of retention within {counted(tolerance)}"
+    which = (
+        f"None of {len(points)} settings surely keeps" if len(points) > 1 else f"{nearest.label} does not surely keep"
+    )
+    headline = f"{which} the loss of retention within {counted(tolerance)}"
     why = f"The nearest is {nearest.label}: {sure(nearest)}. "
     if 100 * nearest.change >= -tolerance:
         why += "Its loss alone would pass, but with so few questions it is not sure: ask more (evaluation.limit)."
@@ -88,8 +93,8 @@ def counted(points: float) -> str:
 def kept(change: float) -> str:
     points = round(100 * change, 1)
     if points == 0:
-        return "keeps the base's other answers"
-    return f"{'loses' if points < 0 else 'wins'} {abs(points):.1f} points of the base's other answers"
+        return "loses nothing on other questions"
+    return f"{'loses' if points < 0 else 'gains'} {abs(points):.1f} points on other questions"
 
 
 def sure(point: Point) -> str:

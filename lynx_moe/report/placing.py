@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 SIZE = 9  # points
-MARK = 7  # half a mark, points
+
+
+class Mark(NamedTuple):
+    """A mark and the ends of the bar through it, in the data's units, and half its size, in points."""
+
+    x: float
+    y: float
+    left: float
+    right: float
+    half: float
 
 
 def offsets() -> Iterator[tuple[float, float]]:
     """Places for a label's near edge, in points from its mark, the best first."""
-    for far in (9, 20, 34, 50, 70, 95):
+    for far in (9, 15, 22, 34, 50, 70, 95):
         for right, up in ((1, 0.9), (1, -0.9), (-1, 0.9), (-1, -0.9), (0, 1.1), (0, -1.1)):
             yield right * far, up * far
 
 
-def place_labels(
-    axes, named: Sequence[tuple[float, float, str]], marks: Sequence[tuple[float, float, float, float]]
-) -> None:
+def place_labels(axes, named: Sequence[tuple[float, float, str]], marks: Sequence[Mark]) -> None:
     """Writes each (x, y, text) of `named`, in the data's units, clear of the others and of all `marks`.
-
-    A mark is (x, y, left, right): where it is, and the ends of the bar through it.
 
     The axes must have been drawn once, so that their limits and size stand. Where no place is free the text is
     written anyway, at the last one.
@@ -30,9 +36,10 @@ def place_labels(
     to_pixel = figure.dpi / 72
     inside = axes.get_window_extent(renderer)
     taken = []
-    for x, y, left, right in marks:
-        (at_x, at_y), (bar_left, _), (bar_right, _) = axes.transData.transform([(x, y), (left, y), (right, y)])
-        half = MARK * to_pixel
+    for mark in marks:
+        ends = [(mark.x, mark.y), (mark.left, mark.y), (mark.right, mark.y)]
+        (at_x, at_y), (bar_left, _), (bar_right, _) = axes.transData.transform(ends)
+        half = mark.half * to_pixel
         taken.append((at_x - half, at_y - half, at_x + half, at_y + half))
         taken.append((bar_left, at_y - to_pixel, bar_right, at_y + to_pixel))
     for x, y, text in sorted(named, key=lambda each: -each[1]):
@@ -51,7 +58,7 @@ def place_labels(
                 break
         made.set_position((left - at_x, low - at_y))
         taken.append(box)
-        if abs(right) > 20 or abs(up) > 20:
+        if abs(right) > 25 or abs(up) > 25:
             line_to = (left - at_x + (wide if right < 0 else 0 if right > 0 else wide / 2), low - at_y + high / 2)
             axes.annotate("", (x, y), xytext=line_to, textcoords="offset points", zorder=2,
                           arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7})  # fmt: skip
