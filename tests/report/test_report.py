@@ -5,6 +5,7 @@ import html
 import json
 import re
 from itertools import permutations
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_page_holds_everything_and_needs_nothing_else(sweep):
     assert embedded == [(sweep / "report" / name).read_bytes() for name in ("trade-off.png", "gates.png")]
     assert not re.search(r"(src|href)=\"(https?:|//|file:|/)", page)
     for link in re.findall(r'href="(\.\.[^"]*)"', page):
-        assert (sweep / "report" / link).is_dir(), link
+        assert (sweep / "report" / unquote(link)).is_dir(), link
     assert json.loads((sweep / "report" / "report.json").read_text())["points"] == json.loads(
         json.dumps(made["points"])
     )
