@@ -123,8 +123,13 @@ def command(config_dir: Path, config_name: str, work: Callable[[Settings], Objec
         fail(problem)
     except (HydraException, OmegaConfBaseException) as problem:
         fail(explain(problem))
-    if sweep is not None:
-        end_sweep(sweep, this_command)
+    except Exception:
+        # Not from a point, which keeps its own: a launcher lost a process, for want of memory, say.
+        if sweep is not None:
+            name_failures(sweep, this_command)
+        raise
+    if sweep is not None and name_failures(sweep, this_command):
+        raise SystemExit(1)
 
 
 def plan_sweep(config_dir: Path, config_name: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:
@@ -134,7 +139,7 @@ def plan_sweep(config_dir: Path, config_name: str, overrides: Sequence[str]) -> 
     a database in the sweep's folder, unless the command says otherwise.
 
     Raises:
-        ConfigError: Optuna is asked for, and nothing measures the runs.
+        ConfigError: Optuna is asked for, and nothing measures the runs, or torchrun started this.
     """
     given = OverridesParser.create().parse_overrides(list(overrides))
     common = [each for each in given if not each.is_sweep_override()]
@@ -152,6 +157,12 @@ def plan_sweep(config_dir: Path, config_name: str, overrides: Sequence[str]) -> 
                 "nothing measures the runs of this sweep",
                 why="Optuna is led by grounding and retention, and evaluation.split is null",
                 fix="evaluation.split=validation",
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                "Optuna cannot choose points for several processes at a time",
+                why="each process of torchrun would choose points of its own",
+                fix="start one process with hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=...",
             )
         folder.mkdir(parents=True, exist_ok=True)
         asked = {each.key_or_group: each.value() for each in common}
@@ -204,8 +215,8 @@ def join_processes(launcher: DictConfig) -> None:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
 
 
-def end_sweep(sweep: Path, command: str) -> None:
-    """Says how to look at a sweep's runs; names those that failed and ends the program with status 1 if any did."""
+def name_failures(sweep: Path, command: str) -> int:
+    """Names the points of a sweep that failed and says how to look at the others; returns how many failed."""
     failed = failures(sweep, command)
     for name, reason in failed.items():
         print(f"failed: {name}: {reason['what']}\n  why: {reason['why']}\n  fix: {reason['fix']}", file=sys.stderr)
@@ -213,7 +224,7 @@ def end_sweep(sweep: Path, command: str) -> None:
     print(f"look at the runs: lynx-moe report {sweep if where.startswith('..') else where}")
     if failed:
         print(f"{len(failed)} failed; the same command tries them again and skips what is done", file=sys.stderr)
-        raise SystemExit(1)
+    return len(failed)
 
 
 def fail(problem: LynxError) -> None:

@@ -26,8 +26,8 @@ Objectives = tuple[float, float]
 BESIDE = ".sweep"  # locks of the points, and the base's answers that they share
 
 # Say how to run, not what is learned: a finished point with other values of these is the same point.
-NOT_WHAT = {("output_dir",), ("overwrite",), ("trainer", "resume"), ("trainer", "progress"), ("data", "workers"),
-            ("evaluation", "base_answers")}  # fmt: skip
+NOT_WHAT = {("output_dir",), ("overwrite",), ("data", "workers"), ("evaluation", "base_answers"),
+            *(("trainer", name) for name in ("resume", "progress", "log_every", "save_every", "keep"))}  # fmt: skip
 
 
 def objectives(card: dict) -> Objectives | None:
