@@ -1,8 +1,9 @@
 """Which run to take, and why, by a rule that can be said in one sentence.
 
-The rule is ours: among the settings whose loss of retention stays within the tolerance, the one that points best; of
-equals, the one that opens its gates least. Within means that the lower end of the 95% interval is, so that a lucky
-draw of few questions does not pass. Of several seeds the best-pointing run of the chosen settings is named.
+The rule is ours: among the settings that point better than the base and whose loss of retention stays within the
+tolerance, the one that points best; of equals, the one that opens its gates least. Within means that the lower end of
+the 95% interval is, so that a lucky draw of few questions does not pass. Of several seeds the best-pointing run of the
+chosen settings is named.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lynx_moe.report.cards import Run
+from lynx_moe.report.cards import Run, number
 from lynx_moe.report.points import Point
 
 RULE = (
-    "Among the settings whose loss of retention stays within the tolerance, the one with the best grounding; of "
-    "equals, the one whose gates are open least. Within the tolerance is a loss whose whole 95% interval is: the bar "
-    "in the picture must not reach into the grey. Of several seeds the whole range of their intervals counts."
+    "Among the settings that point better than the base and whose loss of retention stays within the tolerance, the "
+    "one with the best grounding; of equals, the one whose gates are open least. Within the tolerance is a loss whose "
+    "whole 95% interval is: the bar in the picture must not reach into the grey. Of several seeds the whole range of "
+    "their intervals counts."
 )
 FEW = 100  # questions; below, an interval says little, and none at all when no answer flipped
 
@@ -36,6 +38,11 @@ def worst(point: Point) -> float:
     return point.change if point.interval is None else point.interval[0]
 
 
+def before(point: Point) -> float:
+    """The base's own Acc@0.5; 0 where it is not known."""
+    return number(point.runs[0].before, "grounding", "acc50") or 0.0
+
+
 def pick(points: Sequence[Point], *, tolerance: float = 1.0) -> Pick:
     """The settings to take, by the rule of this module.
 
@@ -45,10 +52,19 @@ def pick(points: Sequence[Point], *, tolerance: float = 1.0) -> Pick:
     if not points:
         why = "No finished run measured both grounding and retention. Train with evaluation.split=validation."
         return Pick(point=None, run=None, headline="Nothing to choose from", why=why)
+    learned = [point for point in points if point.acc50 > before(point)]
+    if not learned:
+        most, base = max(points, key=lambda p: p.acc50), max(map(before, points))
+        return Pick(
+            point=None,
+            run=None,
+            headline="No setting points better than the base",
+            why=f"Acc@0.5 is {100 * most.acc50:.1f}% at best ({most.label}), {100 * base:.1f}% before: train longer.",
+        )
     # Rounding of shares must not decide.
-    fit = [point for point in points if 100 * worst(point) >= -tolerance - 1e-9]
+    fit = [point for point in learned if 100 * worst(point) >= -tolerance - 1e-9]
     if not fit:
-        return nothing(points, tolerance)
+        return nothing(learned, tolerance)
     best = max(fit, key=lambda p: (round(p.acc50, 9), -(p.gate_use if p.gate_use is not None else 1.0), p.change))
     run = max(best.runs, key=lambda r: (r.acc50, r.change))
     headline = f"Take {best.label}: it points right in {100 * best.acc50:.1f}% and {kept(best.change)}"

@@ -10,6 +10,7 @@ from lynx_moe.report.cards import Run
 
 STRENGTH = "adapter.gate_sparsity"
 LONGEST = 40  # characters of a value in a label
+MOST_PARTS = 4  # of a label; runs that differ in more, as those of two sweeps do, go by their folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def label(run: Run, names: Sequence[str]) -> str:
         short = name.rpartition(".")[2]
         alone = sum(other.rpartition(".")[2] == short for other in names) == 1
         parts.append(f"{short if alone else name}={cut(shown(settings[name]), LONGEST)}")
-    return ", ".join(parts) or run.name
+    return ", ".join(parts) if 0 < len(parts) <= MOST_PARTS else run.name
 
 
 def cut(text: str, longest: int) -> str:

@@ -77,6 +77,18 @@ def test_says_so_when_none_qualifies(tmp_path):
     assert "only 60" in pick(points(find_runs([tmp_path])), tolerance=2).why
 
 
+def test_takes_nothing_that_points_no_better_than_the_base(tmp_path):
+    write_run(tmp_path / "a", strength=0.1, acc50=0.0)
+    write_run(tmp_path / "b", strength=0.2, acc50=0.0)
+    assert pick(points(find_runs([tmp_path]))).headline == "No setting points better than the base"
+
+
+def test_runs_that_differ_in_much_go_by_their_folders(tmp_path):
+    write_run(tmp_path / "a", strength=0.1)
+    write_run(tmp_path / "b", strength=0.2, top_k=1, num_experts=3, mix="token", attention_rank=2)
+    assert [p.label for p in points(find_runs([tmp_path]))] == ["a", "b"]
+
+
 def test_interval_is_that_of_resampled_answers():
     change = np.array([-1] * 12 + [1] * 5 + [0] * 183)
     draw = np.random.default_rng(5)
