@@ -20,7 +20,7 @@ class Mark(NamedTuple):
 
 def offsets() -> Iterator[tuple[float, float]]:
     """Places for a label's near edge, in points from its mark, the best first."""
-    for far in (9, 15, 22, 34, 50, 70, 95):
+    for far in (11, 17, 24, 34, 50, 70, 95):
         for right, up in ((1, 0.9), (1, -0.9), (-1, 0.9), (-1, -0.9), (0, 1.1), (0, -1.1)):
             yield right * far, up * far
 
