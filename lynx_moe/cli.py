@@ -1,4 +1,4 @@
-"""The command line: `lynx-moe quickstart | evaluate | report | export | verify | families | bench`.
+"""The command line: `lynx-moe quickstart | doctor | evaluate | report | export | verify | families | bench`.
 
 Each takes `--json FILE`. Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
@@ -55,6 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     quick.add_argument("--limit", type=at_least_one, default=600, help="questions per evaluation (default %(default)s)")
     quick.add_argument("--overwrite", action="store_true", help="replace the results of an earlier quickstart")
 
+    look = add("doctor", run_doctor, "look at what a training would learn, before it starts")
+    look.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the training, as for train.py")
+    look.add_argument("--out", default="outputs/doctor", help="folder for sheet.png and doctor.json (%(default)s)")
+    look.add_argument("--pictures", type=at_least_one, default=16, help="targets to draw (default %(default)s)")
+    look.add_argument("--limit", type=at_least_one, default=2000, help="records to look at (default %(default)s)")
+    look.add_argument("--no-steps", action="store_true", help="leave out the three training steps")
+
     ask = add("evaluate", run_evaluate, "what a base, a run or an export can do on a folder of records")
     ask.add_argument("path", help="a run folder, an export, an adapter, or a base VLM")
     ask.add_argument("--data", required=True, metavar="FOLDER", help="records, as python -m synth writes them")
@@ -104,6 +111,17 @@ def build_parser() -> argparse.ArgumentParser:
     step.add_argument("--rows", type=at_least_one, default=8, help="rows of a batch (default %(default)s)")
     precisions = ("auto", "bf16", "fp32")
     step.add_argument("--precision", default="auto", choices=precisions, help="as in training (default %(default)s)")
+    cache = add("cache", run_bench_cache, "training with the frozen-prefix cache against training without it")
+    cache.add_argument("path", nargs="?", default="pkg://lynx_moe.pocket/weights", help="a base VLM (%(default)s)")
+    cache.add_argument("--mode", default="decoder", choices=("vision", "decoder"), help="default %(default)s")
+    cache.add_argument("--layers", default="upper_half", help="every_other, all, upper_half (default %(default)s)")
+    cache.add_argument("--records", type=at_least_one, default=512, help="drawn by synth (default %(default)s)")
+    cache.add_argument("--batch-size", type=at_least_one, default=32, help="rows of a batch (default %(default)s)")
+    cache.add_argument("--retention-kl", type=float, default=1.0, help="as objective.retention_kl (%(default)s)")
+    cache.add_argument("--rounds", type=at_least_one, default=5, help="epochs of each way (default %(default)s)")
+    cache.add_argument("--strengths", type=int, default=8, help="runs of the sweep; 0: none (default %(default)s)")
+    cache.add_argument("--epochs", type=float, default=3.0, help="of each run of the sweep (default %(default)s)")
+    cache.add_argument("--threads", type=at_least_one, help="CPU threads (default: torch's own choice)")
     steps = add("stepwise", run_bench_stepwise, "stepwise answers in one forward against a forward per step")
     rows = add("packing", run_bench_packing, "packed rows against padded batches")
     for command, records, batch in ((steps, 64, 8), (rows, 256, 16)):
@@ -146,6 +164,14 @@ def run_quickstart(given: argparse.Namespace) -> dict:
     from lynx_moe.quickstart import quickstart
 
     return quickstart(Path(given.out), overrides=given.overrides, limit=given.limit, overwrite=given.overwrite)
+
+
+def run_doctor(given: argparse.Namespace) -> dict:
+    from lynx_moe.doctor import doctor
+    from lynx_moe.training.command import conf_beside, settings_from
+
+    settings = settings_from(conf_beside(), "train", given.overrides)
+    return doctor(settings, Path(given.out), pictures=given.pictures, limit=given.limit, steps=not given.no_steps)
 
 
 def run_evaluate(given: argparse.Namespace) -> dict:
@@ -272,6 +298,15 @@ def run_bench_packing(given: argparse.Namespace) -> dict:
     from lynx_moe.bench import bench_packing
 
     return bench_packing(given.path, **{name: getattr(given, name) for name in (*PASSES, "pack_tokens")})
+
+
+def run_bench_cache(given: argparse.Namespace) -> dict:
+    from lynx_moe.bench import bench_cache
+
+    names = (
+        "mode", "layers", "records", "batch_size", "retention_kl", "rounds", "strengths", "epochs", "threads",
+    )  # fmt: skip
+    return bench_cache(given.path, **{name: getattr(given, name) for name in names})
 
 
 def quieten() -> None:

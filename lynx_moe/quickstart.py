@@ -21,14 +21,14 @@ from rich.table import Table
 import lynx_moe
 from lynx_moe.adapter import predict_prompt_gate
 from lynx_moe.data import Collator, RecordSet, SampleBuilder, SampleDataset, load_records
-from lynx_moe.errors import ConfigError, OutputExistsError, RecordError
+from lynx_moe.errors import OutputExistsError, RecordError
 from lynx_moe.evaluation import compare, evaluate, evaluation_sheet
 from lynx_moe.export import export
 from lynx_moe.families.dialects import get_dialect
 from lynx_moe.loading import GATES, Loaded, load
 from lynx_moe.training import run
 from lynx_moe.training.base import load_base
-from lynx_moe.training.command import settings_from
+from lynx_moe.training.command import conf_beside, settings_from
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.whole import write_json
@@ -138,15 +138,8 @@ def quickstart_settings(out: Path, overrides: Sequence[str] = ()) -> Settings:
     Raises:
         ConfigError: this is no checkout (the YAML files are missing), or an override is wrong.
     """
-    conf = BESIDE / "conf"
-    if not conf.is_dir():
-        raise ConfigError(
-            f"no conf/ in {BESIDE}",
-            why="quickstart trains with conf/experiment/quickstart.yaml, which an installed wheel does not carry",
-            fix="run it from a clone: pip install -e '.[train]', then lynx-moe quickstart",
-        )
     places = [f"output_dir={out / 'run'}", f"data.folder={out / 'data'}", "overwrite=true"]
-    return settings_from(conf, "train", ["experiment=quickstart", *places, *overrides])
+    return settings_from(conf_beside(), "train", ["experiment=quickstart", *places, *overrides])
 
 
 def claim(out: Path, overwrite: bool) -> None:

@@ -78,7 +78,7 @@ class LynxLayer(GatedLayer):
         if self.runtime.recorder is not None:
             alone = len(self.runtime.speaking(self.active_adapters)) == 1
             key = self.name if alone else f"{self.name}@{adapter_name}"
-            self.runtime.recorder(key, out, turn.open_B, costs)
+            self.runtime.recorder(key, out, turn.open_B, costs, weight_T)
         return y
 
     def _weights(self, y: Tensor, open_B: Tensor) -> Tensor:

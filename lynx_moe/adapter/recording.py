@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lynx_moe.adapter.branch import BranchOutput
 from lynx_moe.adapter.gate_context import runtime_of
 
+OPEN = 0.5  # a gate above this is called open; our choice
+
 
 @contextmanager
 def record_routing(model: nn.Module) -> Iterator[dict[str, dict[str, Any]]]:
@@ -23,7 +25,7 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, dict[str, Any]]]:
     """
     routing: dict[str, dict[str, Any]] = {}
 
-    def record(name: str, out: BranchOutput, open_B: Tensor, costs: dict[str, Tensor]) -> None:
+    def record(name: str, out: BranchOutput, open_B: Tensor, costs: dict[str, Tensor], weight_T: Tensor) -> None:
         routing[name] = {
             "weights_TK": out.weights_TK.detach().cpu(),
             "experts_TK": out.experts_TK.detach().cpu(),
@@ -37,18 +39,34 @@ def record_routing(model: nn.Module) -> Iterator[dict[str, dict[str, Any]]]:
 
 
 @contextmanager
-def penalty_values(model: nn.Module) -> Iterator[dict[str, dict[str, Tensor]]]:
-    """Yields a dict that every forward inside fills: block name to its unweighted penalties, "gate", the mean gate,
-    and "finite", whether every score of its router is a finite number.
+def penalty_values(model: nn.Module, valid_BL: Tensor | None = None) -> Iterator[dict[str, dict[str, Tensor]]]:
+    """Yields a dict that every forward inside fills: block name to its unweighted penalties and to
 
-    For logs of a training loop: scalars stay on their device, so nothing waits for it until they are read.
+    - "finite_T" (T,), whether every score of a token's router is a finite number,
+    - "tokens", how many tokens count: no padding, and their row is open,
+    - "gate" and "open", sums over those tokens of the mean gate, and of whether the strongest gate is above one half,
+    - "used_E" (E,), how many of those tokens each new expert got.
+
+    For logs of a training loop: everything stays on its device, so nothing waits for it until it is read. Sums and not
+    means, so that micro-batches and processes add up. What activation checkpointing runs again in backward is not seen.
+
+    Args:
+        valid_BL: which tokens are no padding, where the attention mask is not (B, L) and does not say so.
     """
     values: dict[str, dict[str, Tensor]] = {}
 
-    def record(name: str, out: BranchOutput, open_B: Tensor, costs: dict[str, Tensor]) -> None:
+    def record(name: str, out: BranchOutput, open_B: Tensor, costs: dict[str, Tensor], weight_T: Tensor) -> None:
+        if valid_BL is not None and valid_BL.numel() == len(weight_T):
+            weight_T = weight_T * valid_BL.reshape(-1).to(weight_T)
+        open_TG, experts_TK = out.open_TG.detach().float(), out.experts_TK.detach()
+        used_E = weight_T.new_zeros(out.logits_TE.shape[-1])
         values[name] = {
-            "gate": out.open_TG.detach().mean(),
-            "finite": out.logits_TE.detach().isfinite().all(),
+            "finite_T": out.logits_TE.detach().isfinite().all(dim=-1),
+            "tokens": weight_T.sum(),
+            # One alpha per block stands for all its tokens.
+            "gate": (open_TG.mean(dim=-1) * weight_T).sum(),
+            "open": ((open_TG.amax(dim=-1) > OPEN) * weight_T).sum(),
+            "used_E": used_E.scatter_add_(0, experts_TK.flatten(), weight_T.repeat_interleave(experts_TK.shape[-1])),
             **{n: cost.detach() for n, cost in costs.items()},
         }
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from lynx_moe.data.packing import additive_mask, chain, cumulative_lengths
 from lynx_moe.data.pictures import join
 from lynx_moe.data.sample import IGNORED
 
 FILL = {"labels": IGNORED}
+NO_RECORD = -1  # fills up "record_rows" where rows hold different numbers of records
 
 
 class Collator:
@@ -43,10 +45,12 @@ class Collator:
 
         Returns:
             `input_ids`, `labels`, `is_grounding` (B, L), `attention_mask` (B, L) or (B, 1, L, L), `position_ids`
-            (B, L) for packed samples, token types (B, L), and the pictures' tensors. End to end: (1, all tokens), no
-            `attention_mask`, and with lengths transformers' `FlashAttentionKwargs`.
+            (B, L) for packed samples, token types (B, L), and the pictures' tensors; of traced samples also
+            `record_rows` (B, K), -1 where a row holds fewer than K records, and `num_tokens` (B,). End to end:
+            (1, all tokens), no `attention_mask`, `record_rows` (K,), and with lengths transformers'
+            `FlashAttentionKwargs`.
         """
-        samples = [row for each in samples for row in (each if isinstance(each, list) else [each])]
+        samples = one_by_one(samples)
         if self.end_to_end:
             return self._end_to_end(samples)
         length = max(len(sample["input_ids"]) for sample in samples)
@@ -54,7 +58,9 @@ class Collator:
         names = dict.fromkeys(name for sample in samples for name in sample)
         for name in names:
             having = [sample for sample in samples if name in sample]
-            if all(s[name].ndim == 1 and len(s[name]) == len(s["input_ids"]) for s in having):
+            if name == "record_rows":
+                batch[name] = pad_sequence([s[name] for s in having], batch_first=True, padding_value=NO_RECORD)
+            elif all(s[name].ndim == 1 and len(s[name]) == len(s["input_ids"]) for s in having):
                 fill = self.pad_id if name == "input_ids" else FILL.get(name, 0)
                 batch[name] = torch.stack([self._pad(s[name], length, fill) for s in samples])
             else:
@@ -77,6 +83,11 @@ class Collator:
     def _pad(self, values: torch.Tensor, length: int, fill: int) -> torch.Tensor:
         missing = length - len(values)
         return F.pad(values, (missing, 0) if self.side == "left" else (0, missing), value=fill)
+
+
+def one_by_one(entries: Sequence[dict | list[dict]]) -> list[dict]:
+    """Samples, of entries that are one or a list of them."""
+    return [sample for entry in entries for sample in (entry if isinstance(entry, list) else [entry])]
 
 
 def pad_id(processor) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch.utils.data import Dataset
 
 from lynx_moe.data.packing import pack, shared_prefix
 from lynx_moe.data.pictures import PictureCache, side_by_side
-from lynx_moe.data.prompts import frame
 from lynx_moe.data.records import Record, RecordSet
 from lynx_moe.data.sample import SampleBuilder, Tokens
+from lynx_moe.data.screening import LeftOut, Screen, evenly, first_usable
 from lynx_moe.data.steps import WHOLE, Stepwise, step_tokens
 from lynx_moe.errors import FamilyError
 from lynx_moe.grounding import Box
@@ -25,12 +27,13 @@ class Source:
     A record has one sample, or one for each step or run of steps of its answer that is learned apart.
     """
 
-    def __init__(self, records: RecordSet, builder: SampleBuilder, stepwise: Stepwise, cache_bytes: int):
+    def __init__(self, records: RecordSet, screen: Screen, cache_bytes: int, known: dict[int, list[Tokens]]):
         self.records = records
-        self.builder = builder
-        self.stepwise = stepwise
-        self._pictures = PictureCache(builder.processor.image_processor, cache_bytes)
-        self._tokens: dict[int, list[Tokens]] = {}
+        self.screen = screen
+        self.builder = screen.builder
+        self.stepwise = screen.stepwise
+        self._pictures = PictureCache(self.builder.processor.image_processor, cache_bytes)
+        self._tokens = dict(islice(known.items(), REMEMBERED_TEXTS))
 
     def tokens(self, position: int) -> list[Tokens]:
         if position not in self._tokens:
@@ -42,6 +45,8 @@ class Source:
 
     def samples(self, position: int) -> list[dict[str, torch.Tensor]]:
         sizes = self.records.sizes(position)
+        if self.screen.max_positions is not None and max(self.lengths(position)) > self.screen.max_positions:
+            self.screen.check_length(self.records[position], max(self.lengths(position)))
         return [self.builder.sample(tokens, sizes) for tokens in self.tokens(position)]
 
     def pixels(self, position: int) -> dict[str, torch.Tensor]:
@@ -53,20 +58,20 @@ class Source:
         )
 
     def group(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Records of the same picture or pictures as one packed row, their tokens once, with the pictures.
+        """Records of the same picture or pictures as one packed row, their tokens once; without the pictures.
 
         Raises:
             FamilyError: nothing can be shared.
         """
         samples = [sample for position in positions for sample in self.samples(position)]
         # A lone sample needs no prefix: the same row with one segment.
-        return pack(samples, self.prefix(positions) if len(samples) > 1 else 0) | self.pixels(positions[0])
+        return pack(samples, self.prefix(positions) if len(samples) > 1 else 0)
 
     def apart(self, positions: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
-        """Packed rows of one sample each, every one with its pictures."""
+        """Packed rows of one sample each, without the pictures that every one of them shows."""
         for position in positions:
             for sample in self.samples(position):
-                yield pack([sample], 0) | self.pixels(position)
+                yield pack([sample], 0)
 
     def shares(self, positions: Sequence[int]) -> bool:
         """Whether records of the same pictures are the same up to the last picture."""
@@ -100,26 +105,6 @@ class Source:
         return [len(self.builder.picture_ids(size)) for size in self.records.sizes(position)]
 
 
-def writable(records: RecordSet, builder: SampleBuilder) -> list[int]:
-    """Positions of the records all of whose boxes and points the model can see; all unless the processor crops."""
-    geometry = builder.dialect.geometry
-    if geometry.sees_all:
-        return list(range(len(records)))
-    return [
-        position
-        for position, record in enumerate(records)
-        if askable(record, builder)
-        and all(
-            geometry.visible(Box(*box), frame(record, picture)) is not None
-            for picture, boxes in (
-                (record.picture, record.boxes),
-                *((step.picture, step.boxes) for step in record.steps),
-            )
-            for box in boxes
-        )
-    ]
-
-
 def askable(record: Record, builder: SampleBuilder) -> bool:
     """Whether the model can see every box and every point that the question itself shows."""
     geometry = builder.dialect.geometry
@@ -127,8 +112,78 @@ def askable(record: Record, builder: SampleBuilder) -> bool:
     return boxes and all(geometry.shows(point, record.size) for point in record.question_points)
 
 
-class SampleDataset(Dataset):
-    """One record per row. `dropped` counts records left out: the processor crops one of their boxes or points away.
+Samples = dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]
+
+
+class Screened(Dataset):
+    """What both datasets share: records left out, and a place that cannot be used giving way to the next.
+
+    Attributes:
+        records: those that are left. left_out: what was left out at the start; `dropped` is how many.
+    """
+
+    records: RecordSet
+    left_out: LeftOut
+    traced: bool
+
+    @property
+    def dropped(self) -> int:
+        return self.left_out.total
+
+    def _take(self, records: RecordSet, screen: Screen, looked_at: Sequence[int], cache_bytes: int) -> None:
+        """Sets `left_out`, `records` and their source."""
+        kept, self.left_out = screen.usable(records, looked_at)
+        self.records = records
+        if self.dropped:
+            bad = set(looked_at) - kept.keys()
+            stay = [position for position in range(len(records)) if position not in bad]
+            self.records = records.select(stay)
+            kept = {new: kept[old] for new, old in enumerate(stay) if old in kept}
+        self.screen = screen
+        self._source = Source(self.records, screen, cache_bytes, kept)
+
+    def __getitem__(self, place: int) -> Samples:
+        return self.take(place, self._made)
+
+    def take(self, place: int, make: Callable[[int], Samples]) -> Samples:
+        """What `make` gives for `place`, or for the next place that can be used; traced if this dataset is."""
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"row {place} of {len(self)}")
+        found, there, passed = first_usable(place, len(self), make, self._held)
+        rows = found if isinstance(found, list) else [found]
+        if self.traced:
+            held = torch.tensor(self._held(there))
+            rows = [row | {"record_rows": held, "num_tokens": torch.tensor([len(row["input_ids"])])} for row in rows]
+        if passed:
+            rows[0] = rows[0] | {"left_out": torch.tensor(passed)}
+        return rows if isinstance(found, list) else rows[0]
+
+    def _made(self, place: int) -> Samples:
+        text, pixels = self.text(place), self.pixels(place)
+        return [row | pixels for row in text] if isinstance(text, list) else text | pixels
+
+    @abstractmethod
+    def text(self, place: int) -> Samples:
+        """What is at that place, without its pictures."""
+
+    @abstractmethod
+    def pixels(self, place: int) -> dict[str, torch.Tensor]:
+        """What the image processor makes of the pictures at that place, in the order in which they stand there."""
+
+    @abstractmethod
+    def pictures(self, place: int) -> list[int]:
+        """Numbers, in `records`, of the pictures at that place, in that order."""
+
+    @abstractmethod
+    def _held(self, place: int) -> list[int]:
+        """Positions, in `self.records`, of the records at that place."""
+
+
+class SampleDataset(Screened):
+    """One record per row.
+
+    Records that cannot be learned from are left out (`lynx_moe.data.screening`): of at most `LOOKED_AT` records at
+    once, of more when they are met, where the next record takes their place.
 
     What an entry is depends on how stepwise answers are learned: a sample; with "faithful" a list of samples, one per
     step, which the `Collator` makes rows of; a packed row where steps need segments.
@@ -138,22 +193,38 @@ class SampleDataset(Dataset):
         builder: makes the samples; with `mark_steps` unless answers are learned whole.
         stepwise: how stepwise answers are learned.
         cache_bytes: memory for prepared pictures; 0 prepares them anew every time.
+        max_positions: tokens that the model has positions for; None for no limit.
+        traced: samples also say which record they hold, "record_rows" (1,), and their "num_tokens" (1,).
     """
 
     def __init__(
-        self, records: RecordSet, builder: SampleBuilder, *, stepwise: Stepwise = WHOLE, cache_bytes: int = 2**30
+        self,
+        records: RecordSet,
+        builder: SampleBuilder,
+        *,
+        stepwise: Stepwise = WHOLE,
+        cache_bytes: int = 2**30,
+        max_positions: int | None = None,
+        traced: bool = False,
     ):
-        kept = writable(records, builder)
-        self.dropped = len(records) - len(kept)
-        self.records = records if not self.dropped else records.select(kept)
-        self._source = Source(self.records, builder, stepwise, cache_bytes)
+        self._take(records, Screen(builder, max_positions, stepwise), evenly(len(records)), cache_bytes)
+        self.traced = traced
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
-        source = self._source
-        if source.stepwise.in_segments:
-            return source.group([position])
-        rows = [sample | source.pixels(position) for sample in source.samples(position)]
-        return rows if source.stepwise.mode == "faithful" else rows[0]
+    def text(self, place: int) -> Samples:
+        stepwise = self._source.stepwise
+        if stepwise.in_segments:
+            return self._source.group([place])
+        rows = self._source.samples(place)
+        return rows if stepwise.mode == "faithful" else rows[0]
+
+    def pixels(self, place: int) -> dict[str, torch.Tensor]:
+        return self._source.pixels(place)
+
+    def pictures(self, place: int) -> list[int]:
+        return self.records.pictures(place)
+
+    def _held(self, place: int) -> list[int]:
+        return [place]

@@ -23,6 +23,30 @@ def open_linked(root: Path | None, name: str, size: tuple[int, int]) -> Image.Im
             no known range.
         OSError: it cannot be decoded.
     """
+    path = _path(root, name)
+    with Image.open(path, formats=_FORMATS) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    if size not in (upright.size, image.size):
+        raise RecordError(
+            f"{path} is {upright.size[0]} x {upright.size[1]} pixels, its boxes are of {size[0]} x {size[1]}",
+            why="the picture was changed after the data were made", fix="make the data again",
+        )  # fmt: skip
+    chosen = upright if size == upright.size else image
+    if chosen.mode in ("I", "F") and image.format not in _SIXTEEN_BIT:
+        raise RecordError(
+            f"{path} has pixels without a known range", why=f"it is a {image.format} file of mode {chosen.mode}",
+            fix="save it with 8 or 16 bits a channel, or make the data with images=embed, which leaves it out",
+        )  # fmt: skip
+    return eight_bit(chosen)
+
+
+def linked_bytes(root: Path | None, name: str) -> bytes:
+    """The picture's file as it is, undecoded; raises RecordError as `open_linked` does."""
+    return _path(root, name).read_bytes()
+
+
+def _path(root: Path | None, name: str) -> Path:
     if root is None:
         raise RecordError(
             f"nobody says where the picture {name!r} is",
@@ -40,21 +64,7 @@ def open_linked(root: Path | None, name: str, size: tuple[int, int]) -> Image.Im
             f"no picture {path}", why="the data names pictures instead of holding them, and this one is gone",
             fix="load_records(..., pictures_root=FOLDER) when the pictures moved",
         )  # fmt: skip
-    with Image.open(path, formats=_FORMATS) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-    if size not in (upright.size, image.size):
-        raise RecordError(
-            f"{path} is {upright.size[0]} x {upright.size[1]} pixels, its boxes are of {size[0]} x {size[1]}",
-            why="the picture was changed after the data were made", fix="make the data again",
-        )  # fmt: skip
-    chosen = upright if size == upright.size else image
-    if chosen.mode in ("I", "F") and image.format not in _SIXTEEN_BIT:
-        raise RecordError(
-            f"{path} has pixels without a known range", why=f"it is a {image.format} file of mode {chosen.mode}",
-            fix="save it with 8 or 16 bits a channel, or make the data with images=embed, which leaves it out",
-        )  # fmt: skip
-    return eight_bit(chosen)
+    return path
 
 
 def eight_bit(image: Image.Image) -> Image.Image:

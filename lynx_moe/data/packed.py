@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import Dataset
 
-from lynx_moe.data.dataset import Source, writable
+from lynx_moe.data.dataset import Screened
 from lynx_moe.data.filling import fill
 from lynx_moe.data.packing import chain
+from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.records import RecordSet
 from lynx_moe.data.sample import SampleBuilder
+from lynx_moe.data.screening import Screen
 from lynx_moe.data.steps import WHOLE, Stepwise
 
 
-class PackedDataset(Dataset):
-    """Several records per row, as many as `max_tokens` hold. `dropped` as in `SampleDataset`.
+class PackedDataset(Screened):
+    """Several records per row, as many as `max_tokens` hold.
 
     A row holds groups: records of one picture behind its tokens. A record about several pictures, or of text only, is
     a group of its own. For models that pass `lynx_moe.data.packing.check_packable`, with this package's `Collator`.
-    Every record is tokenised once when the dataset is made, to fill rows well.
+    Every record is tokenised once when the dataset is made, to fill rows well; so all that cannot be learned from are
+    left out there.
 
     Args:
         max_tokens: of a row, its pictures' included; a record that is longer by itself gets a row of its own. Longer
@@ -29,6 +31,7 @@ class PackedDataset(Dataset):
         share: whether records share a picture's tokens; else each repeats them, as flash attention needs. Only
             "sequence" can do without, and does where the chat template puts questions before the picture.
         stepwise: how stepwise answers are learned, "whole" or "packed".
+        max_positions, traced: as for `SampleDataset`; "record_rows" (k,) then numbers all records of a row.
 
     Attributes:
         groups: per row its groups, each a list of positions in `records`. rows: the same without the groups.
@@ -47,12 +50,12 @@ class PackedDataset(Dataset):
         share: bool = True,
         stepwise: Stepwise = WHOLE,
         cache_bytes: int = 2**30,
+        max_positions: int | None = None,
+        traced: bool = False,
     ):
-        kept = writable(records, builder)
-        self.dropped = len(records) - len(kept)
-        self.records = records if not self.dropped else records.select(kept)
+        self._take(records, Screen(builder, max_positions, stepwise), range(len(records)), cache_bytes)
         self.packing = packing
-        self._source = Source(self.records, builder, stepwise, cache_bytes)
+        self.traced = traced
         groups = self.records.by_picture()
         sharing = next((some for each in groups if (some := self._several(each))), None)
         if packing == "picture" and sharing:
@@ -64,18 +67,31 @@ class PackedDataset(Dataset):
 
     @property
     def rows(self) -> list[list[int]]:
-        return [[position for group in groups for position in group] for groups in self.groups]
+        return [self._held(place) for place in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        groups = self.groups[row]
+    def _held(self, place: int) -> list[int]:
+        return [position for group in self.groups[place] for position in group]
+
+    def text(self, place: int) -> dict[str, torch.Tensor]:
+        groups, source = self.groups[place], self._source
         if self.packing == "picture":
-            return self._source.group(groups[0])
-        source = self._source
-        parts = [part for g in groups for part in ([source.group(g)] if self._share else source.apart(g))]
-        return chain(parts)
+            return source.group(groups[0])
+        return chain([part for g in groups for part in ([source.group(g)] if self._share else source.apart(g))])
+
+    def pixels(self, place: int) -> dict[str, torch.Tensor]:
+        return side_by_side([self._source.pixels(position) for position in self._shown(place)])
+
+    def pictures(self, place: int) -> list[int]:
+        return [picture for position in self._shown(place) for picture in self.records.pictures(position)]
+
+    def _shown(self, place: int) -> list[int]:
+        """Positions of the records whose pictures stand in a row, as often as they do."""
+        if self._share:
+            return [group[0] for group in self.groups[place]]
+        return [p for group in self.groups[place] for p in group for _ in self._source.tokens(p)]
 
     def _several(self, group: list[int]) -> list[int]:
         """Of a group so many records that they have more than one sample; none if it has only one."""

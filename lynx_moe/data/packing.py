@@ -74,7 +74,7 @@ def pack(samples: Sequence[dict[str, torch.Tensor]], prefix: int) -> dict[str, t
 def chain(groups: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """What `pack` made of several groups as one row (L,), with `group_ids` (1, 2, ..) to tell them apart.
 
-    What is not over tokens, the pictures, is joined along its first axis in the order of the groups.
+    What is not over tokens, the pictures if there are any, is joined along its first axis in the order of the groups.
     """
     length = len(groups[0]["input_ids"])
     over_tokens = [name for name, value in groups[0].items() if value.ndim == 1 and len(value) == length]

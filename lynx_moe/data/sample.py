@@ -127,6 +127,10 @@ class SampleBuilder:
             start = at + 1
         return np.concatenate([*parts, tokens.ids[start:]]).astype(np.int64)
 
+    def length(self, tokens: Tokens, sizes: Sequence[tuple[int, int]]) -> int:
+        """How many tokens the sample has with all tokens of its pictures in place."""
+        return len(tokens.ids) + sum(len(self.picture_ids(size)) - 1 for size in sizes)
+
     def sample(self, tokens: Tokens, sizes: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """The token tensors of a sample, each (L,)."""
         ids = self.spread(tokens, sizes)

@@ -44,5 +44,7 @@ def training_arguments(settings: Settings, folder: RunFolder) -> TrainingArgumen
         label_names=["labels"],
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
+        # Ours are callbacks of the trainer (lynx_moe.training.reporting): these would write beside the checkpoints.
         report_to=[],
+        run_name=folder.path.name,
     )

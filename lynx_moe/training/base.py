@@ -63,17 +63,30 @@ def load_base(settings: ModelSettings, quant: QuantSettings | None = None) -> tu
         processor = AutoProcessor.from_pretrained(path)
         give_template(processor)
         chosen |= quantisation(path, dtype, quant or QuantSettings())
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **chosen)
-    except LynxError:
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, **chosen
+        )
+    except (LynxError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RuntimeError) as problem:
         raise CheckpointError(
             f"could not load a base from {path}: {str(problem).splitlines()[0]}",
             why="AutoProcessor and AutoModelForImageTextToText must both accept it",
             fix="check model.path; without a network it must be a folder",
         ) from problem
+    refuse_missing_weights(path, loaded["missing_keys"])
     keep_trainable(model)
     return model.requires_grad_(False).eval(), processor
+
+
+def refuse_missing_weights(path: str, missing: set[str]) -> None:
+    """Raises CheckpointError when some are missing: transformers draws them at random, and only warns."""
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {len(missing)} of the model's tensors, the first is {sorted(missing)[0]}",
+            why="its config.json describes another model than its weights hold, or a file is missing",
+            fix="copy the folder again, or take the config.json that belongs to these weights",
+        )
 
 
 def quantisation(path: str, dtype: torch.dtype | str, quant: QuantSettings) -> dict:

@@ -7,8 +7,10 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from accelerate.utils import gather_object
+
 import lynx_moe
-from lynx_moe.data import Collator, SampleDataset
+from lynx_moe.data import Collator, PackedDataset, SampleDataset
 from lynx_moe.training.preparing import Prepared
 from lynx_moe.training.settings import Settings
 
@@ -17,7 +19,7 @@ LOOKED_AT = 64  # records whose gates go into the card
 
 def look_at(prepared: Prepared) -> list[dict]:
     """Some records, evenly spread over the training set, as batches on the model's device."""
-    records = prepared.records
+    records = prepared.dataset.records
     step = max(1, len(records) // LOOKED_AT)
     samples = list(SampleDataset(records.select(range(0, len(records), step)[:LOOKED_AT]), prepared.builder))
     device = next(prepared.model.parameters()).device
@@ -35,6 +37,19 @@ def last_logged(history: list[dict]) -> dict[str, float]:
 def describe_data(settings: Settings) -> dict:
     manifest = Path(settings.data.folder) / "manifest.json"
     return {"folder": settings.data.folder, "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest()}
+
+
+def describe_left_out(dataset: SampleDataset | PackedDataset, met: set[int]) -> dict:
+    """How many records were left out and why: at the start, and among those met by this program's training.
+
+    Args:
+        met: positions, in the dataset's records, of those that this process passed by.
+    """
+    counts = dataset.left_out.counts.copy()
+    for position in sorted(set(gather_object(sorted(met)))):
+        found = dataset.screen.look(dataset.records[position])
+        counts["unreadable" if isinstance(found, list) else found[0]] += 1
+    return {"left_out": counts.total(), "left_out_why": dict(counts)}
 
 
 def versions() -> dict[str, str]:

@@ -277,6 +277,22 @@ def usage(config_dir: Path) -> str:
     return "\n".join(lines)
 
 
+def conf_beside() -> Path:
+    """The `conf/` folder of the checkout that this package lies in.
+
+    Raises:
+        ConfigError: this is no checkout; an installed wheel carries no YAML files.
+    """
+    beside = Path(lynx_moe.__file__).resolve().parents[1]
+    if not (beside / "conf").is_dir():
+        raise ConfigError(
+            f"no conf/ in {beside}",
+            why="settings are composed from its YAML files, which an installed wheel does not carry",
+            fix="run it from a clone: pip install -e '.[train]', then the same command",
+        )
+    return beside / "conf"
+
+
 def settings_from(config_dir: Path, config_name: str, overrides: Sequence[str] = ()) -> Settings:
     """What `python train.py <overrides>` would run, composed without running it.
 

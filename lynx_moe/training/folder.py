@@ -12,8 +12,10 @@ CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt",
 
 
 class RunFolder:
-    """Paths of one run: `adapter/`, `log.jsonl`, `checkpoints/`, `evaluation.json` where the run measured itself,
-    `failed.json` where a sweep's point failed, and `run.json`, which is written last."""
+    """Paths of one run: `adapter/`, `log.jsonl`, `blocks.jsonl`, `blocks.png`, `tensorboard/`, `checkpoints/`,
+    `evaluation.json` where the run measured itself, `failed.json` where a sweep's point failed, and `run.json`, which is
+    written last.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -23,6 +25,9 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.evaluation = self.path / "evaluation.json"
         self.failed = self.path / "failed.json"
+        self.blocks = self.path / "blocks.jsonl"
+        self.heat_map = self.path / "blocks.png"
+        self.tensorboard = self.path / "tensorboard"
 
     def claim(self, *, resume: bool, overwrite: bool) -> None:
         """Makes the folder ready for writing.
@@ -45,6 +50,9 @@ class RunFolder:
                 why="starting again would lose it",
                 fix="trainer.resume=true goes on from there, overwrite=true starts again",
             )
+        if not resume:
+            # Of a run that ended before its first checkpoint: its curves would lie over those of this one.
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
 
     def last_checkpoint(self) -> Path | None:
@@ -63,7 +71,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         # Only what a run writes: the folder may be the user's own and hold other things.
-        for folder in (self.adapter, self.checkpoints):
+        for folder in (self.adapter, self.checkpoints, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.card, self.log, self.evaluation, self.failed):
+        for file in (self.card, self.log, self.blocks, self.heat_map, self.evaluation, self.failed):
             file.unlink(missing_ok=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,7 +16,11 @@ from lynx_moe.objectives.retention import retention_nats
 from lynx_moe.objectives.stepwise import step_weights
 from lynx_moe.training.method import watched_penalties
 
-OURS = ("labels", "is_grounding", "in_box", "in_step")  # batch entries that are for the loss, not for the model
+if TYPE_CHECKING:
+    from lynx_moe.training.prefix_cache import PrefixCache
+
+# Batch entries that are for the loss, the logs and errors, not for the model.
+OURS = ("labels", "is_grounding", "in_box", "in_step", "record_rows", "num_tokens", "left_out")
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class LossParts:
         loss: scalar with a gradient.
         outputs: the model's own.
         terms: name to detached scalar, to be logged.
-        blocks: per block its gate, penalties and whether its router was finite, as `penalty_values` gives them.
+        blocks: per block its gate, experts, penalties and where its router was finite, as `penalty_values` gives them.
     """
 
     loss: torch.Tensor
@@ -47,6 +53,7 @@ class AnswerLoss:
         retention_kl: weight of the KL; 0 saves the base's forward.
         box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
         step_weights, answer_weight: of the tokens of a stepwise answer, as in `lynx_moe.objectives.stepwise`.
+        prefix: the frozen-prefix cache, where one is used: it keeps what the base itself says, too.
     """
 
     def __init__(
@@ -57,8 +64,10 @@ class AnswerLoss:
         box_weight: float = 1.0,
         step_weights: Sequence[float] = (),
         answer_weight: float = 1.0,
+        prefix: PrefixCache | None = None,
     ):
         self.model = model
+        self.prefix = prefix
         self.retention_kl = retention_kl
         self.box_weight = box_weight
         self.step_weights = list(step_weights)
@@ -93,7 +102,7 @@ class AnswerLoss:
         retain = self.retention_kl > 0 and bool(understanding_BL.any())
         # Before the adapted forward: PEFT switches requires_grad off and on around it.
         base = self._base_logits(forward, kept_K, understanding_BL) if retain else None
-        with watched_penalties(self.model) as blocks:
+        with watched_penalties(self.model, valid_of(batch)) as blocks:
             outputs = model(**forward)
         # Data parallel averages over processes. Where there is nothing to count, the sum is 0 too.
         per_token = processes / counts.where(counts > 0, 1)
@@ -113,7 +122,8 @@ class AnswerLoss:
             asked = rows_of(forward, rows_B) if one_picture_each(forward, self.model.get_base_model()) else None
             if asked is None:
                 asked, rows_B = forward, torch.ones_like(rows_B)
-            return self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
+            with self.prefix.base(rows_B, understanding_BL) if self.prefix else nullcontext():
+                return self._at(self.model(**asked).logits, kept_K, understanding_BL[rows_B])
 
     def _weights(self, batch: dict) -> torch.Tensor:
         """(B, L-1) what the prediction of each next token weighs among the grounding answers'."""
@@ -133,6 +143,23 @@ class AnswerLoss:
 def forward_inputs(batch: dict) -> dict:
     """What of a batch the model itself takes."""
     return {name: value for name, value in batch.items() if name not in OURS}
+
+
+def real_tokens(batch: dict) -> torch.Tensor:
+    """How many tokens of a batch are no padding."""
+    if "num_tokens" in batch:
+        return batch["num_tokens"].sum()
+    mask = batch.get("attention_mask")
+    return mask.sum() if mask is not None and mask.ndim == 2 else torch.tensor(batch["input_ids"].numel())
+
+
+def valid_of(batch: dict) -> torch.Tensor | None:
+    """(B, L) which tokens are no padding, where the attention mask is of packed rows and does not say so."""
+    mask = batch.get("attention_mask")
+    if "num_tokens" not in batch or mask is None or mask.ndim == 2:
+        return None
+    places_L = torch.arange(batch["input_ids"].shape[1], device=batch["num_tokens"].device)
+    return places_L < batch["num_tokens"][:, None]
 
 
 def one_picture_each(forward: dict, base: nn.Module) -> bool:

@@ -59,10 +59,10 @@ def open_gate(model: nn.Module) -> AbstractContextManager:
 
 
 @contextmanager
-def watched_penalties(model: nn.Module) -> Iterator[dict[str, dict[str, Tensor]]]:
+def watched_penalties(model: nn.Module, valid_BL: Tensor | None = None) -> Iterator[dict[str, dict[str, Tensor]]]:
     """As `penalty_values`; stays empty for a baseline."""
     if not is_gated(model):
         yield {}
         return
-    with penalty_values(model) as values:
+    with penalty_values(model, valid_BL) as values:
         yield values

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from lynx_moe.adapter import fit_prompt_gate, predict_prompt_gate
 from lynx_moe.data import RecordSet, SampleBuilder
-from lynx_moe.data.dataset import askable
+from lynx_moe.errors import DialectError, RecordError
 
 MOST = 4000  # prompts: far more than a head of some thousand numbers needs, and startup must not grow with the data
 HELD_OUT = 0.1  # share of the training prompts to measure on when there is no split for it
@@ -52,9 +52,13 @@ def fit_on_records(
 def distinct_prompts(builder: SampleBuilder, records: RecordSet, seed: int) -> Prompts:
     """Token ids of distinct prompts with their kind (True: grounding), of at most `MOST` records drawn at random."""
     positions = random.Random(seed).sample(range(len(records)), min(MOST, len(records)))
-    chosen = [record for position in sorted(positions) if askable(record := records[position], builder)]
-    tokens = builder.prompts(chosen)
-    return {tuple(t.ids.tolist()): record.is_grounding for t, record in zip(tokens, chosen, strict=True)}
+    found: Prompts = {}
+    for record in (records[position] for position in sorted(positions)):
+        try:
+            found[tuple(builder.prompts([record])[0].ids.tolist())] = record.is_grounding
+        except (DialectError, RecordError):
+            continue  # left out of the training as well, and counted there
+    return found
 
 
 def hold_out(prompts: Prompts, seed: int) -> tuple[Prompts, Prompts]:

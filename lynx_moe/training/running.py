@@ -6,23 +6,27 @@ import json
 from dataclasses import asdict
 
 from accelerate import PartialState
-from torch import nn
+from tqdm.auto import tqdm
 from transformers import set_seed
 
 from lynx_moe.errors import CheckpointError
 from lynx_moe.training.arguments import training_arguments
-from lynx_moe.training.card import describe_data, last_logged, look_at, versions
+from lynx_moe.training.blocks import read_rows
+from lynx_moe.training.card import describe_data, describe_left_out, last_logged, look_at, versions
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
+from lynx_moe.training.heat_map import draw_heat_map
 from lynx_moe.training.measuring import asked_records, measure
 from lynx_moe.training.method import adapter_parts
+from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.preparing import prepare
 from lynx_moe.training.records import make_missing
+from lynx_moe.training.reporting import check_reporters, reporters
 from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.telemetry import gate_telemetry
 from lynx_moe.training.trainer import LynxTrainer
-from lynx_moe.training.whole import whole_folder, write_json
+from lynx_moe.training.whole import saving, whole_folder, write_json
 
 
 def run(settings: Settings) -> dict:
@@ -35,12 +39,14 @@ def run(settings: Settings) -> dict:
 
     Raises:
         OutputExistsError: the folder holds a run already, and nothing says what to do with it.
-        ConfigError: a setting that nothing can honour.
-        RecordError: no usable records. FamilyError: no block in this base to wrap.
-        DivergedError: a router's scores stopped being finite numbers.
+        ConfigError: a setting that nothing can honour, or a reporter that is not installed.
+        RecordError: no usable records, or fewer than `data.max_left_out` asks for.
+        FamilyError: no block in this base to wrap.
+        DivergedError: a loss, a gradient, a router's scores or a weight stopped being finite numbers.
         CheckpointError: saving failed, training diverged, or the base was changed. Nothing is published then.
     """
     here = PartialState()
+    check_reporters(settings.trainer.report_to)
     folder = RunFolder(settings.output_dir)
     with here.main_process_first():
         if here.is_main_process:
@@ -52,6 +58,8 @@ def run(settings: Settings) -> dict:
 
     prepared = prepare(settings, quiet=not here.is_main_process)
     model = prepared.model
+    prepared.dataset.left_out.refuse(settings.data.max_left_out)
+    prefix = PrefixCache(prepared, settings) if settings.trainer.prefix_cache != "off" else None
     budget = TimeBudget(settings.trainer.max_seconds)
     trainer = LynxTrainer(
         model,
@@ -63,8 +71,11 @@ def run(settings: Settings) -> dict:
         warmup=settings.trainer.warmup,
         budget=budget,
         progress=settings.trainer.progress,
-        train_dataset=prepared.dataset,
-        data_collator=prepared.collator,
+        blocks_file=folder.blocks,
+        callbacks=reporters(settings.trainer.report_to, folder),
+        prefix=prefix,
+        train_dataset=prefix.dataset if prefix else prepared.dataset,
+        data_collator=prefix.collator if prefix else prepared.collator,
     )
     if settings.trainer.checkpointing == "reentrant":
         # The first block's input is a frozen embedding: without this, reentrant checkpointing cuts the graph there.
@@ -72,9 +83,10 @@ def run(settings: Settings) -> dict:
     last = folder.last_checkpoint() if settings.trainer.resume else None
     done = trainer.train(resume_from_checkpoint=str(last) if last else None)
 
+    if prefix:
+        prefix.boundary.remove()
     after = hash_base(model.get_base_model(), adapter_parts(model))
     refuse_changed_base(prepared.base_hash, after)
-    refuse_broken_adapter(model)
     card = {
         "train": {
             "steps": done.global_step,
@@ -98,8 +110,9 @@ def run(settings: Settings) -> dict:
         "data": {
             **describe_data(settings),
             "records": dict(prepared.records.counts()),
-            "left_out": prepared.dataset.dropped,
+            **describe_left_out(prepared.dataset, trainer.left_out),
         },
+        "prefix_cache": prefix.report() if prefix else None,
         "settings": asdict(settings),
         "versions": versions(),
     }
@@ -114,6 +127,10 @@ def run(settings: Settings) -> dict:
         if asked is not None:
             write_json(folder.evaluation, answers)
         write_json(folder.log, "".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
+        with saving(folder.heat_map):
+            missing = draw_heat_map(read_rows(folder.blocks), folder.heat_map)
+        if missing:
+            tqdm.write(f"note: no {folder.heat_map.name}: {missing}")
         # Last: who sees the card sees a finished run.
         write_json(folder.card, card)
     here.wait_for_everyone()
@@ -127,14 +144,4 @@ def refuse_changed_base(before: BaseHash, after: BaseHash) -> None:
             f"training changed {len(changed)} tensors of the base, the first is {changed[0]}",
             why="the base must stay byte for byte what it was; something beside the adapter wrote to it",
             fix="nothing was published; report it with this run's settings",
-        )
-
-
-def refuse_broken_adapter(model: nn.Module) -> None:
-    broken = [name for name, p in model.named_parameters() if p.requires_grad and not p.isfinite().all()]
-    if broken:
-        raise CheckpointError(
-            f"{len(broken)} of the adapter's tensors hold infinite or undefined numbers, the first is {broken[0]}",
-            why="training diverged; nothing was published",
-            fix="lower trainer.learning_rate, or trainer.resume=true from an earlier checkpoint",
         )

@@ -53,7 +53,8 @@ def training_samples(
     if packing == "none":
         if chosen.in_segments:
             check_packable(base)
-        return SampleDataset(records, builder, stepwise=chosen), Collator(builder.processor)
+        dataset = SampleDataset(records, builder, stepwise=chosen, max_positions=positions_of(base), traced=True)
+        return dataset, Collator(builder.processor)
     sequence = packing == "sequence"
     check_packable(base, lengths=sequence)
     flash = attention_of(base) in FLASH
@@ -64,9 +65,16 @@ def training_samples(
         packing=packing,
         share=not flash,
         stepwise=chosen,
+        max_positions=positions_of(base),
+        traced=True,
     )
     with_lengths = flash and base.config.model_type in LENGTHS_TO_DECODER
     return dataset, Collator(builder.processor, end_to_end=flash, with_lengths=with_lengths)
+
+
+def positions_of(base: nn.Module) -> int | None:
+    """Tokens that the base's decoder has positions for; None where its config sets no limit."""
+    return getattr(base.config.get_text_config(), "max_position_embeddings", None)
 
 
 def packing_of(settings: Settings) -> str:

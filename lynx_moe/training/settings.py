@@ -123,6 +123,13 @@ class DataSettings(Checked):
         "rows; null: one record per row",
         low=1,
     )
+    max_left_out: float = setting(
+        0.5,
+        "share of the records looked at that may be unusable (a box cropped away, not writable, longer than the "
+        "model's positions): they are left out and counted; above it the run does not start",
+        low=0.0,
+        high=1.0,
+    )
     workers: int = setting(0, "processes that load pictures and tokenise; 0: the training process itself", low=0)
 
 
@@ -147,11 +154,26 @@ class TrainerSettings(Checked):
     checkpointing: str = setting(
         "off", "recompute activations to save memory", choices=("off", "non_reentrant", "reentrant")
     )
+    prefix_cache: str = setting(
+        "off",
+        "what of the frozen part is computed once and read from disk in later epochs and runs: vision is the picture's "
+        "side, decoder also the layers below the lowest wrapped one",
+        choices=("off", "vision", "decoder"),
+    )
+    cache_dir: str | None = setting(
+        None, "folder of the prefix cache, for any number of runs at once; null: prefix-cache in data.folder"
+    )
     log_every: int = setting(10, "steps between two rows of log.jsonl", low=1)
     save_every: int = setting(500, "steps between two checkpoints; 0: none", low=0)
     keep: int = setting(2, "checkpoints to keep, newest first", low=1)
     resume: bool = setting(False, "go on from the newest whole checkpoint in output_dir; without one, start")
     progress: bool = setting(True, "show a progress bar")
+    report_to: list[str] = setting(
+        ["tensorboard"],
+        "who else gets the numbers of log.jsonl and of every block; TensorBoard writes into the run's folder, keys of "
+        "the others come from the environment",
+        choices=("tensorboard", "wandb", "mlflow"),
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -227,6 +249,10 @@ def check(name: str, each: Field, value: Any) -> None:
     """Raises ConfigError when `value` is not one that the field allows."""
     meta = each.metadata
     if value is None or value == REQUIRED:
+        return
+    if isinstance(value, list) and meta.get("choices"):
+        for one in value:
+            check(name, each, one)
         return
     if meta.get("choices") and value not in meta["choices"]:
         why, fix = f"it must be one of {', '.join(meta['choices'])}", nearest(value, meta["choices"])[0]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lynx_moe.adapter import follow_loss_scale
+from lynx_moe.training.blocks import BlockFile, BlockTelemetry, over_all, scalars
 from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
 from lynx_moe.training.checkpoints import keep_newest, save_whole
-from lynx_moe.training.finite import RouterWatch
-from lynx_moe.training.loss import AnswerLoss
+from lynx_moe.training.finite import NumberWatch
+from lynx_moe.training.loss import AnswerLoss, real_tokens
 from lynx_moe.training.method import is_gated, open_gate
+from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
 
 
@@ -30,6 +35,8 @@ class LynxTrainer(Trainer):
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
         progress: show a progress bar.
+        prefix: the frozen-prefix cache; its dataset and collator must be those of `rest`.
+        blocks_file: where a row of what every block does goes at each log; None for nowhere.
         rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
     """
 
@@ -45,23 +52,32 @@ class LynxTrainer(Trainer):
         warmup: float = 0.0,
         budget: TimeBudget | None = None,
         progress: bool = True,
+        prefix: PrefixCache | None = None,
+        blocks_file: Path | None = None,
         **rest,
     ):
         # One process, one device: torch's DataParallel would run replicas whose gates nobody set. Use torchrun.
         args._n_gpu = min(1, args.n_gpu)
         super().__init__(model=model, args=args, **rest)
         self.loss_is_scaled_for_ga = True
+        self.prefix = prefix
         self.answer_loss = AnswerLoss(
             model,
             retention_kl=retention_kl,
             box_weight=box_weight,
             step_weights=step_weights,
             answer_weight=answer_weight,
+            prefix=prefix,
         )
         self.warmup = warmup
         self.budget = budget or TimeBudget()
-        self.dead_parameters = DeadParameters(model)
-        self._routers = RouterWatch()
+        self.dead_parameters = DeadParameters()
+        self.left_out: set[int] = set()
+        self._numbers = NumberWatch(self.accelerator, self._name_of)
+        self._blocks = BlockTelemetry()
+        self._blocks_file = BlockFile(blocks_file) if blocks_file else None
+        self._clock: float | None = None
+        self._passed_by: list[torch.Tensor] = []
         self._sums: dict[str, torch.Tensor] = {}
         self._save_into: Path | None = None
         for default in (ProgressCallback, PrinterCallback):
@@ -81,20 +97,56 @@ class LynxTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         # Around the backward too: activation checkpointing runs blocks again there, and they must gate the same way.
-        with open_gate(self.model):
+        if self._clock is None:
+            self._clock = time.monotonic()
+        with open_gate(self.model), self.prefix.step() if self.prefix else nullcontext():
             if is_gated(self.model):
                 follow_loss_scale(self)
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.prefix is not None:
+            inputs = self.prefix.replay(inputs)
         counts = self.answer_loss.counts(inputs) if num_items_in_batch is None else num_items_in_batch
         parts = self.answer_loss(model, inputs, counts, self.accelerator.num_processes)
         if model.training:
-            self._routers.see(parts.blocks, self.state.global_step + 1)
-        self._note_blocks(parts.blocks)
+            self._numbers.see(self.state.global_step + 1, parts.blocks, {"loss": parts.loss, **parts.terms}, inputs)
+            self._blocks.add(parts.blocks)
+            self._note("tokens", real_tokens(inputs))
+            self._passed_by += [inputs["left_out"]] if "left_out" in inputs else []
+        self._note_penalties(parts.blocks)
         for name, value in parts.terms.items():
             self._note(name, value)
         return (parts.loss, parts.outputs) if return_outputs else parts.loss
+
+    # ---- numbers that are none ----
+
+    def _name_of(self, row: int) -> str:
+        records = getattr(self.train_dataset, "records", None)
+        return f"row {row}" if records is None else repr(records.column("id", [row])[0])
+
+    def _clip_grad_norm(self, model):
+        self._see_gradients()
+        return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        if grad_norm is None:
+            self._see_gradients()
+        norm = super()._get_grad_norm(model, grad_norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if not self._scaled and self._numbers.see_norm(norm):
+            self._numbers.refuse()
+        return norm
+
+    @property
+    def _scaled(self) -> bool:
+        """Whether an fp16 scaler is at work, to whom an infinite gradient is only the sign to scale less."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        return scaler is not None and scaler.is_enabled()
+
+    def _see_gradients(self) -> None:
+        if not self._scaled:
+            self._numbers.see_gradients(self.model)
 
     # ---- what is logged ----
 
@@ -103,25 +155,52 @@ class LynxTrainer(Trainer):
         if self.model.training:
             self._sums[name] = self._sums.get(name, 0) + value.detach()
 
-    def _note_blocks(self, blocks: dict[str, dict[str, torch.Tensor]]) -> None:
-        """Mean gate and unweighted penalties over all blocks, one share per micro-batch."""
-        for name in (n for n in next(iter(blocks.values()), {}) if n != "finite"):
+    def _note_penalties(self, blocks: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Unweighted penalties, means over all blocks, one share per micro-batch."""
+        for name in (n for n in ("sparsity", "balance", "router_z") if n in next(iter(blocks.values()), {})):
             values = torch.stack([block[name].float() for block in blocks.values()])
             self._note(name, values.mean() / getattr(self, "current_gradient_accumulation_steps", 1))
 
+    def _since_the_last_log(self) -> dict[str, float]:
+        """Means per step of what was noted, over all processes, and real tokens per second."""
+        steps = max(1, self.state.global_step - getattr(self, "_noted_at", self._initial_global_step))
+        now = time.monotonic()
+        names = sorted(self._sums)
+        if self.accelerator.num_processes > 1:
+            # A term is noted only where its rows are: processes must add up the same ones.
+            names = sorted(set(gather_object(names)))
+        zero = torch.zeros((), device=self.args.device)
+        sums = torch.stack([torch.as_tensor(self._sums.get(name, zero), dtype=torch.float32) for name in names])
+        found = dict(zip(names, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
+        tokens = found.pop("tokens", 0.0) * self.accelerator.num_processes
+        means = {name: total / steps for name, total in found.items()}
+        if tokens and self._clock is not None:
+            means["tokens_per_second"] = tokens / max(now - self._clock, 1e-9)
+        self._sums, self._noted_at, self._clock = {}, self.state.global_step, now
+        return means
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the loss's terms, the mean gate and the penalties: means per step since the last log.
+        """Adds the loss's terms and the penalties (means per step since the last log), tokens per second and what the
+        blocks did; each block's own numbers go to the reporters and to `blocks_file`.
 
         Raises:
-            DivergedError: a router's scores were not finite since the start; numbers are read here anyway.
+            DivergedError: something was not finite since the start; numbers are read here anyway.
         """
-        self._routers.refuse()
+        self._numbers.refuse(self.model)
+        blocks = {}
         if "loss" in logs:
-            steps = max(1, self.state.global_step - getattr(self, "_noted_at", self._initial_global_step))
-            logs = {**logs, **{name: (total / steps).item() for name, total in self._sums.items()}}
-            self._sums = {}
-            self._noted_at = self.state.global_step
+            blocks = self._blocks.read(lambda sums: self.accelerator.reduce(sums, "sum"))
+            logs = {**logs, **self._since_the_last_log(), **over_all(blocks)}
+            if self.dead_parameters.names:
+                logs["dead_parameters"] = len(self.dead_parameters.names)
+        self.left_out |= {row for rows in self._passed_by for row in rows.tolist()}
+        self._passed_by = []
         super().log(logs, start_time)
+        if blocks:
+            # Not by `super().log`: the history in every checkpoint would grow by hundreds of numbers a row.
+            self.control = self.callback_handler.on_log(self.args, self.state, self.control, scalars(blocks))
+            if self._blocks_file and self.is_world_process_zero():
+                self._blocks_file.write(self.state.global_step, blocks, since=self._initial_global_step)
 
     # ---- the schedule ----
 
@@ -149,9 +228,9 @@ class LynxTrainer(Trainer):
 
         Raises:
             CheckpointError: writing failed, for example because the disk is full.
-            DivergedError: there is nothing worth saving; the checkpoints before stay.
+            DivergedError: something is not finite, so there is nothing worth saving; the checkpoints before stay.
         """
-        self._routers.refuse()
+        self._numbers.refuse(self.model)
         folder = Path(self.args.output_dir)
 
         def write(temporary: Path) -> None:

@@ -146,7 +146,7 @@ def test_attached_penalty_equals_adding_it_to_the_loss(llava, settings):
 
     by_hand = adapted(copy.deepcopy(model), gate_sparsity=0.0, balance=0.0, **settings).train()
     gates = {}
-    runtime_of(by_hand).recorder = lambda name, out, open_B, costs: gates.update({name: out.open_TG})
+    runtime_of(by_hand).recorder = lambda name, out, *_: gates.update({name: out.open_TG})
     loss = by_hand(**inputs, labels=inputs["input_ids"]).loss
     there = inputs["attention_mask"].flatten().bool()
     for open_TG in gates.values():

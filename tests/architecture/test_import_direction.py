@@ -26,6 +26,8 @@ MAY_IMPORT = {
 MAY_IMPORT["report"] = BASE | {"training"}
 # Opens anything that can answer; only programs and, inside its functions, the Grounder use it.
 MAY_IMPORT["loading"] = MAY_IMPORT["training"] | {"training", "export"}
+# Looks at a training before it starts; only the command line calls it.
+MAY_IMPORT["doctor"] = MAY_IMPORT["training"] | {"training"}
 # Measures what is there; only the command line calls it.
 MAY_IMPORT["bench"] = MAY_IMPORT["loading"] | {"loading"}
 # Programs, not library: they put the rooms together and nothing may import them.

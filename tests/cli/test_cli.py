@@ -65,7 +65,7 @@ def test_json_file_is_not_touched_when_writing_it_fails(tmp_path):
     assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
-@pytest.mark.parametrize("command", ["quickstart", "evaluate", "export", "verify", "families"])
+@pytest.mark.parametrize("command", ["quickstart", "doctor", "evaluate", "export", "verify", "families"])
 def test_every_command_has_help_and_takes_json(command, capsys):
     with pytest.raises(SystemExit) as ended:
         run(command, "--help")

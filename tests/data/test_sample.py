@@ -9,9 +9,10 @@ import transformers
 from PIL import Image
 
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records, question_text, target_text
-from lynx_moe.data.dataset import askable, writable
+from lynx_moe.data.dataset import askable
 from lynx_moe.data.prompts import messages
 from lynx_moe.data.records import Record
+from lynx_moe.data.screening import hides
 from lynx_moe.errors import DialectError, FamilyError, RecordError
 from lynx_moe.families.dialects import Geometry, PercentDialect, get_dialect
 from tests.data.written import small_folder
@@ -176,7 +177,7 @@ def test_records_whose_point_is_cropped_away_are_left_out_too(processor, records
     for point, seen in (((12.0, 20.0), True), ((12.0, 2.0), False)):
         shown = replace(records[3], question="What is at {point:0}?", boxes=(), answer="A.", question_points=(point,))
         assert shown.size == (24, 40) and askable(shown, builder) is seen
-        assert writable([shown], builder) == [0] * seen
+        assert hides(shown, builder) is not seen
         if not seen:
             with pytest.raises(DialectError):
                 builder(shown)

@@ -62,6 +62,7 @@ def settings(base_folder, data_folder, tmp_path):
 
     def make(*, retention_kl: float = 0.0, adapter: dict | None = None, data: dict | None = None, **trainer):
         quiet = {"batch_size": 4, "log_every": 1, "save_every": 0, "progress": False, "precision": "fp32", **trainer}
+        quiet.setdefault("report_to", [])
         return Settings(
             model=ModelSettings(path=base_folder),
             # Not "auto": fitting the gate takes longer than the few steps of these runs.
