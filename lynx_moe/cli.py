@@ -1,8 +1,6 @@
-"""The command line: `lynx-moe quickstart | doctor | evaluate | export | verify | families | bench`.
+"""The command line: `lynx-moe quickstart | doctor | evaluate | report | export | verify | families | bench`.
 
-Each takes `--json FILE`.
-
-Nothing heavy is imported until a command runs, so `--help` answers at once.
+Each takes `--json FILE`. Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -74,6 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--batch-size", type=at_least_one, default=64, help="prompts per forward (default %(default)s)")
     ask.add_argument("--sheet", metavar="PNG", help="draw some of the answers on a contact sheet")
     loading_arguments(ask)
+
+    page = add("report", run_report, "one page over many runs: grounding against retention, and which run to take")
+    page.add_argument("folders", nargs="+", metavar="FOLDER", help="output folders of sweeps or of single runs")
+    page.add_argument("--tolerance", type=float, default=1.0, metavar="POINTS", help="retention that may be lost (1.0)")
+    page.add_argument("--out", metavar="FOLDER", help="where to write (default: report/ in the first folder)")
 
     out = add("export", run_export, "write a Hugging Face folder that loads without this library, and prove it")
     out.add_argument("path", help="a run folder or an adapter")
@@ -192,6 +195,14 @@ def run_evaluate(given: argparse.Namespace) -> dict:
     if before is not None:
         found |= {"against": before, "change": compare(before, result)}
     return found
+
+
+def run_report(given: argparse.Namespace) -> dict:
+    from lynx_moe.report import report
+
+    made = report(given.folders, given.out, tolerance=given.tolerance)
+    print(f"{made['pick']['headline']}\n{made['pick']['why']}\n{made['page']}")
+    return {"ok": True, **made}
 
 
 def run_export(given: argparse.Namespace) -> dict:

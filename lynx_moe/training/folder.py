@@ -22,7 +22,8 @@ PATIENCE = 10.0  # seconds; loader processes of a run that was killed notice wit
 
 class RunFolder:
     """Paths of one run: `settings.json`, written first; `checkpoints/`, `adapter/`, `log.jsonl`, `blocks.jsonl`,
-    `blocks.png`, `tensorboard/`; `run.json`, last.
+    `blocks.png`, `tensorboard/`; `evaluation.json` where the run measured itself, `failed.json` where a sweep's point
+    failed; `run.json`, last.
     """
 
     def __init__(self, path: str | Path):
@@ -32,6 +33,8 @@ class RunFolder:
         self.card = self.path / "run.json"
         self.log = self.path / "log.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.evaluation = self.path / "evaluation.json"
+        self.failed = self.path / "failed.json"
         self.blocks = self.path / "blocks.jsonl"
         self.heat_map = self.path / "blocks.png"
         self.tensorboard = self.path / "tensorboard"
@@ -152,7 +155,7 @@ class RunFolder:
         for folder in (self.checkpoints, self.adapter, self.tensorboard):
             if folder.exists():
                 shutil.rmtree(folder)
-        for file in (self.log, self.blocks, self.heat_map):
+        for file in (self.log, self.blocks, self.heat_map, self.evaluation, self.failed):
             file.unlink(missing_ok=True)
 
 

@@ -20,6 +20,7 @@ from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.heat_map import draw_heat_map
 from lynx_moe.training.made_for import made_for, refuse_another
+from lynx_moe.training.measuring import asked_records, measure
 from lynx_moe.training.method import adapter_parts
 from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.preparing import prepare
@@ -39,7 +40,8 @@ def run(settings: Settings) -> dict:
 
     Returns:
         What the card holds: "train" (metrics), "base_hash_unchanged" (always True: the run fails otherwise), "base"
-        (sha256 per tensor), "prompt_gate", "gates", "dead_parameters", "data", "settings", "versions".
+        (sha256 per tensor), "prompt_gate", "gates", "dead_parameters", "data", "settings", "versions"; and
+        "evaluation" where `settings.evaluation` asks for it.
 
     Raises:
         OutputExistsError: the folder holds a run already, and nothing says what to do with it.
@@ -67,6 +69,8 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
             last = folder.go_on_from()
     [last] = broadcast_object_list([last])
     set_seed(settings.seed)
+    # Now, because a split that is not there must not be found out after hours of training.
+    asked = asked_records(settings)
 
     before = read_manifest(last) if last else {}
     prepared = prepare(settings, quiet=not here.is_main_process, prompt_gate=before.get("prompt_gate"))
@@ -147,7 +151,13 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
     if here.is_main_process:
         with whole_folder(folder.adapter) as aside:
             model.save_pretrained(str(aside), save_embedding_layers=False)
+    if asked is not None:
+        plain = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        card["evaluation"], answers = measure(settings, prepared, plain, asked)
+    if here.is_main_process:
         folder.tidy()
+        if asked is not None:
+            write_json(folder.evaluation, answers)
         write_json(folder.log, "".join(f"{log_line(row)}\n" for row in trainer.state.log_history))
         with saving(folder.heat_map):
             missing = draw_heat_map(read_rows(folder.blocks), folder.heat_map)

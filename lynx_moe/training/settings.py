@@ -239,6 +239,26 @@ class ObjectiveSettings(Checked):
 
 
 @dataclass(kw_only=True, slots=True)
+class EvaluationSettings(Checked):
+    split: str | None = setting(
+        None, "split whose questions the base and the adapter answer when training is over; null: no measuring"
+    )
+    tasks: list[str] | None = setting(None, "synthesis tasks to ask about, as for data.tasks; null: all tasks")
+    limit: int | None = setting(None, "ask at most this many questions, drawn the same way every time", low=1)
+    batch_size: int = setting(64, "prompts per forward", low=1)
+    gate: str = setting(
+        "auto",
+        "prompt gate while the adapter answers: as adapter.prompt_gate says, or forced on",
+        choices=("auto", "on"),
+    )
+    base_answers: str | None = setting(
+        None,
+        "folder where the base's own answers wait for other runs to compare with; null: a sweep's own, else none",
+        free=True,
+    )
+
+
+@dataclass(kw_only=True, slots=True)
 class Settings(Checked):
     model: ModelSettings = field(default_factory=ModelSettings)
     quant: QuantSettings = field(default_factory=QuantSettings)
@@ -246,6 +266,7 @@ class Settings(Checked):
     data: DataSettings = field(default_factory=DataSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     output_dir: str = setting(
         "outputs/train", "folder of the run: adapter/, run.json, log.jsonl, settings.json, checkpoints/", free=True
     )
@@ -265,6 +286,7 @@ GROUPS = {
     "data": DataSettings,
     "trainer": TrainerSettings,
     "objective": ObjectiveSettings,
+    "evaluation": EvaluationSettings,
 }
 
 

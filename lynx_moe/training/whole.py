@@ -113,11 +113,21 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         CheckpointError: writing failed.
     """
+    text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        CheckpointError: writing failed.
+    """
     with saving(path):
         temporary = aside(path)
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(content if isinstance(content, str) else json.dumps(content, indent=2) + "\n")
+            with open(temporary, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "pocket": BASE | {"grounding", "families", "data", "evaluation"},
     "training": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives"},
 }
+# Reads what runs leave behind, and loads no model.
+MAY_IMPORT["report"] = BASE | {"training"}
 # Opens anything that can answer; only programs and, inside its functions, the Grounder use it.
 MAY_IMPORT["loading"] = MAY_IMPORT["training"] | {"training", "export"}
 # Looks at a training before it starts; only the command line calls it.
@@ -36,7 +38,7 @@ EXCEPTIONS = {
     "lynx_moe/grounding/grounder.py": {"families", "data", "evaluation", "loading"},
 }
 HEAVY_HOMES = {"peft": "lynx_moe/adapter/"}
-ONE_IMPORTER = ["deepspeed", "bitsandbytes", "gradio", "ray", "httpx2", "pybullet"]
+ONE_IMPORTER = ["deepspeed", "bitsandbytes", "gradio", "ray", "httpx2", "pybullet", "optuna"]
 
 
 def room(path: str) -> str:
