@@ -172,7 +172,7 @@ class TrainerSettings(Checked):
         choices=("off", "vision", "decoder"),
     )
     cache_dir: str | None = setting(
-        None, "folder of the prefix cache, for any number of runs at once; null: prefix-cache in data.folder"
+        None, "folder of the prefix cache, for any number of runs at once; null: prefix-cache in data.folder", free=True
     )
     log_every: int = setting(10, "steps between two rows of log.jsonl", low=1, free=True)
     save_every: int = setting(500, "steps between two checkpoints; 0: none but the best", low=0, free=True)
@@ -209,6 +209,7 @@ class TrainerSettings(Checked):
         "who else gets the numbers of log.jsonl and of every block; TensorBoard writes into the run's folder, keys of "
         "the others come from the environment",
         choices=("tensorboard", "wandb", "mlflow"),
+        free=True,
     )
 
 
