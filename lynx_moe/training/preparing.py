@@ -13,15 +13,14 @@ from tqdm.auto import tqdm
 from transformers import ProcessorMixin
 
 from lynx_moe.data import Collator, PackedDataset, RecordSet, SampleBuilder, SampleDataset, load_records
-from lynx_moe.data.packing import check_packable
 from lynx_moe.errors import RecordError
-from lynx_moe.families.dialects import get_dialect
 from lynx_moe.training.base import load_base
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.memory import keep_freed_memory
 from lynx_moe.training.method import attach, is_gated, only_adapter_trains
 from lynx_moe.training.prompt_gate import fit_on_records
 from lynx_moe.training.records import splits_in
+from lynx_moe.training.samples import sample_builder, training_samples
 from lynx_moe.training.settings import Settings
 
 
@@ -34,7 +33,7 @@ class Prepared:
         base_path: what the base was loaded from. base_hash: its bytes before anything could touch them.
         prompt_gate: how the fitting of the prompt gate went, for the card.
         trainable: number of parameters that train.
-        held_out: samples to measure the loss on now and then; None when it is not asked for.
+        held_out: what to measure the loss on now and then, made like `dataset`; None when it is not asked for.
     """
 
     model: nn.Module
@@ -47,7 +46,7 @@ class Prepared:
     records: RecordSet
     dataset: SampleDataset | PackedDataset
     collator: Collator
-    held_out: SampleDataset | None
+    held_out: SampleDataset | PackedDataset | None
 
 
 def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None = None) -> Prepared:
@@ -70,19 +69,16 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
     if not quiet:
         tqdm.write(f"{trainable:,} parameters train, all of them the adapter's")
 
-    builder = SampleBuilder(
-        processor, get_dialect(settings.model.dialect, processor), mark_boxes=settings.objective.box_weight != 1
-    )
+    builder = sample_builder(settings, processor)
     records = training_records(settings)
     mode = settings.adapter.prompt_gate if is_gated(model) else None
     gate = prompt_gate or {"mode": mode, "fitted": False}
     if mode == "auto" and prompt_gate is None:
         gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
-    if settings.data.pack_tokens:
-        check_packable(base)
-        dataset = PackedDataset(records, builder, max_tokens=settings.data.pack_tokens)
-    else:
-        dataset = SampleDataset(records, builder)
+    dataset, collator = training_samples(settings, base, builder, records)
+    held_out = None
+    if settings.trainer.evaluate_every:
+        held_out, _ = training_samples(settings, base, builder, held_out_records(settings))
     return Prepared(
         model=model,
         processor=processor,
@@ -93,8 +89,8 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
         builder=builder,
         records=records,
         dataset=dataset,
-        collator=Collator(processor),
-        held_out=SampleDataset(held_out_records(settings), builder) if settings.trainer.evaluate_every else None,
+        collator=collator,
+        held_out=held_out,
     )
 
 

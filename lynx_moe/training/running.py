@@ -76,6 +76,8 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
         training_arguments(settings, folder),
         retention_kl=settings.objective.retention_kl,
         box_weight=settings.objective.box_weight,
+        step_weights=settings.objective.step_weights,
+        answer_weight=settings.objective.answer_weight,
         warmup=settings.trainer.warmup,
         budget=budget,
         progress=settings.trainer.progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,13 +33,13 @@ class LynxTrainer(ExactResume, Trainer):
 
     Args:
         model: a PEFT model with a LynX adapter, or a baseline.
-        retention_kl, box_weight: see `AnswerLoss`.
+        retention_kl, box_weight, step_weights, answer_weight: see `AnswerLoss`.
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
         progress: show a progress bar.
         keep_best: keep the checkpoint of the lowest held-out loss, whatever its age.
         about: what the manifest of a checkpoint says of the run.
-        rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`; `eval_dataset` is of unpacked samples.
+        rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class LynxTrainer(ExactResume, Trainer):
         *,
         retention_kl: float = 0.0,
         box_weight: float = 1.0,
+        step_weights: Sequence[float] = (),
+        answer_weight: float = 1.0,
         warmup: float = 0.0,
         budget: TimeBudget | None = None,
         progress: bool = True,
@@ -59,7 +62,13 @@ class LynxTrainer(ExactResume, Trainer):
         args._n_gpu = min(1, args.n_gpu)
         super().__init__(model=model, args=args, **rest)
         self.loss_is_scaled_for_ga = True
-        self.answer_loss = AnswerLoss(model, retention_kl=retention_kl, box_weight=box_weight)
+        self.answer_loss = AnswerLoss(
+            model,
+            retention_kl=retention_kl,
+            box_weight=box_weight,
+            step_weights=step_weights,
+            answer_weight=answer_weight,
+        )
         self.warmup = warmup
         self.budget = budget or TimeBudget()
         self.keep_best = keep_best
