@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -45,7 +46,8 @@ def run(settings: Settings) -> dict:
         CheckpointError: saving failed, training diverged, the base was changed, or what there is to go on from was made
             for another base, adapter or data. Nothing is published then.
     """
-    here = PartialState()
+    # Said, because left unsaid every process of a launch without a GPU takes itself for the only one.
+    here = PartialState(cpu=not torch.cuda.is_available())
     folder = RunFolder(settings.output_dir)
     with folder.owned() if here.is_main_process else nullcontext():
         return _run(settings, folder, here)
