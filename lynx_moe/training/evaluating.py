@@ -21,9 +21,9 @@ class HeldOut:
     """Held-out samples, and the loss of a model on all of them together.
 
     Args:
-        samples: unpacked, as `SampleDataset` gives them.
-        collate: makes a batch of a list of samples.
-        batch_size: samples per forward and process.
+        samples: rows such as are trained on.
+        collate: makes a batch of a list of rows.
+        batch_size: rows per forward and process.
     """
 
     def __init__(self, samples: Dataset, collate: Callable[[list], dict], batch_size: int):

@@ -33,7 +33,7 @@ class Prepared:
         base_path: what the base was loaded from. base_hash: its bytes before anything could touch them.
         prompt_gate: how the fitting of the prompt gate went, for the card.
         trainable: number of parameters that train.
-        held_out: samples to measure the loss on now and then; None when it is not asked for.
+        held_out: what to measure the loss on now and then, made like `dataset`; None when it is not asked for.
     """
 
     model: nn.Module
@@ -46,7 +46,7 @@ class Prepared:
     records: RecordSet
     dataset: SampleDataset | PackedDataset
     collator: Collator
-    held_out: SampleDataset | None
+    held_out: SampleDataset | PackedDataset | None
 
 
 def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None = None) -> Prepared:
@@ -76,6 +76,9 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
     if mode == "auto" and prompt_gate is None:
         gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
     dataset, collator = training_samples(settings, base, builder, records)
+    held_out = None
+    if settings.trainer.evaluate_every:
+        held_out, _ = training_samples(settings, base, builder, held_out_records(settings))
     return Prepared(
         model=model,
         processor=processor,
@@ -87,7 +90,7 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
         records=records,
         dataset=dataset,
         collator=collator,
-        held_out=SampleDataset(held_out_records(settings), builder) if settings.trainer.evaluate_every else None,
+        held_out=held_out,
     )
 
 

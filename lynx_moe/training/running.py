@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from lynx_moe.data import Collator
 from lynx_moe.errors import CheckpointError
 from lynx_moe.training.arguments import training_arguments
 from lynx_moe.training.blocks import read_rows
@@ -53,7 +53,8 @@ def run(settings: Settings) -> dict:
         CheckpointError: saving failed, the base was changed, or what there is to go on from was made for another base,
             adapter or data. Nothing is published then.
     """
-    here = PartialState()
+    # Said, because left unsaid every process of a launch without a GPU takes itself for the only one.
+    here = PartialState(cpu=not torch.cuda.is_available())
     check_reporters(settings.trainer.report_to)
     folder = RunFolder(settings.output_dir)
     with folder.owned() if here.is_main_process else nullcontext():
@@ -102,7 +103,7 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
         train_dataset=prefix.dataset if prefix else prepared.dataset,
         data_collator=prefix.collator if prefix else prepared.collator,
         eval_dataset=prepared.held_out,
-        eval_collator=Collator(prepared.processor),
+        eval_collator=prepared.collator,
     )
     if settings.trainer.checkpointing == "reentrant":
         # The first block's input is a frozen embedding: without this, reentrant checkpointing cuts the graph there.

@@ -46,7 +46,7 @@ class LynxTrainer(ExactResume, Trainer):
         keep_best: keep the checkpoint of the lowest held-out loss, whatever its age.
         about: what the manifest of a checkpoint says of the run.
         blocks_file: where a row of what every block does goes at each log; None for nowhere.
-        eval_collator: makes batches of `eval_dataset`, which is of unpacked samples; None for that of training.
+        eval_collator: makes batches of `eval_dataset`; None for that of training.
         rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
     """
 
