@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -40,21 +43,43 @@ class DeadParameters(TrainerCallback):
     """Names, after the second step, every trainable tensor that has not seen one gradient different from zero.
 
     Such a tensor is listed, counted and trained, yet inert, which no loss curve shows.
+
+    Args:
+        keeps_gradients: gradients stay on the parameters until the optimiser's step; DeepSpeed takes them away before.
     """
 
-    def __init__(self, model: nn.Module):
-        self._unseen = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    def __init__(self, model: nn.Module, *, keeps_gradients: bool = True):
+        self._model = model
+        self._seen = {name: torch.zeros((), dtype=torch.bool) for name, _ in self._trainable()}
+        self._hooks = []
+        if not keeps_gradients:
+            self._hooks = [p.register_hook(partial(self._see, name)) for name, p in self._trainable()]
         self._steps = 0
         self.names: list[str] = []
+
+    def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self._model.named_parameters() if p.requires_grad)
+
+    def _see(self, name: str, gradient: torch.Tensor | None) -> None:
+        if gradient is not None:
+            own_part = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+            found = own_part.detach().any()
+            self._seen[name] = self._seen[name].to(found.device) | found
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         if self._steps >= LOOK_FOR_DEAD:
             return
         self._steps += 1
-        self._unseen = {name: p for name, p in self._unseen.items() if p.grad is None or not p.grad.any()}
+        if not self._hooks:
+            for name, parameter in self._trainable():
+                self._see(name, parameter.grad)
         if self._steps == LOOK_FOR_DEAD:
-            self.names = sorted(self._unseen)
-            self._unseen = {}
+            seen = torch.stack([flag.to(args.device) for flag in self._seen.values()]).int()
+            if args.world_size > 1:
+                torch.distributed.all_reduce(seen, op=torch.distributed.ReduceOp.MAX)
+            self.names = sorted(name for name, flag in zip(self._seen, seen.tolist(), strict=True) if not flag)
+            for hook in self._hooks:
+                hook.remove()
             if self.names and state.is_world_process_zero:
                 tqdm.write(f"warning: {len(self.names)} trainable tensors got no gradient in {LOOK_FOR_DEAD} steps: "
                            + ", ".join(self.names))  # fmt: skip

@@ -7,6 +7,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 import lynx_moe
 from lynx_moe.data import SampleDataset
 from lynx_moe.training.preparing import Prepared
@@ -15,12 +17,11 @@ from lynx_moe.training.settings import Settings
 LOOKED_AT = 64  # records whose gates go into the card
 
 
-def look_at(prepared: Prepared) -> list[dict]:
-    """Some records, evenly spread over the training set, as batches on the model's device."""
+def look_at(prepared: Prepared, device: torch.device) -> list[dict]:
+    """Some records, evenly spread over the training set, as batches on `device`."""
     records = prepared.records
     step = max(1, len(records) // LOOKED_AT)
     samples = list(SampleDataset(records.select(range(0, len(records), step)[:LOOKED_AT]), prepared.builder))
-    device = next(prepared.model.parameters()).device
     batches = [prepared.collator(samples[start : start + 8]) for start in range(0, len(samples), 8)]
     return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
 
@@ -38,7 +39,7 @@ def describe_data(settings: Settings) -> dict:
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "lynx_moe": lynx_moe.__version__}
-    for package in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"):
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "deepspeed"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from lynx_moe.errors import OutputExistsError
 
-CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+CHECKPOINT_FILES = ("adapter_model.safetensors", "scheduler.pt", "trainer_state.json")
+# One of these: DeepSpeed writes a file of its own per process.
+OPTIMISER_FILES = ("optimizer.pt", "global_step*/*_optim_states.pt")
 
 
 class RunFolder:
@@ -49,7 +51,8 @@ class RunFolder:
         found = {}
         for path in self.checkpoints.glob("checkpoint-*") if self.checkpoints.is_dir() else ():
             step = re.fullmatch(r"checkpoint-(\d+)", path.name)
-            if step and all((path / name).is_file() for name in CHECKPOINT_FILES):
+            parts = all((path / name).is_file() for name in CHECKPOINT_FILES)
+            if step and parts and any(any(path.glob(name)) for name in OPTIMISER_FILES):
                 found[int(step[1])] = path
         return found[max(found)] if found else None
 

@@ -43,10 +43,13 @@ class AnswerLoss:
         model: the PEFT model itself; its `disable_adapter()` gives the base.
         retention_kl: weight of the KL; 0 saves the base's forward.
         box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
+        jointly: all processes run the same modules in the same order, whatever their own rows are: where each holds a
+            part of every weight, one that skips a forward leaves the others waiting.
     """
 
-    def __init__(self, model: nn.Module, *, retention_kl: float = 0.0, box_weight: float = 1.0):
+    def __init__(self, model: nn.Module, *, retention_kl: float = 0.0, box_weight: float = 1.0, jointly: bool = False):
         self.model = model
+        self.jointly = jointly
         self.retention_kl = retention_kl
         self.box_weight = box_weight
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
@@ -75,7 +78,8 @@ class AnswerLoss:
             # of the memory otherwise.
             forward["logits_to_keep"] = kept_K
 
-        retain = self.retention_kl > 0 and bool(understanding_BL.any())
+        # `counts` is the same everywhere; this process's own rows are not.
+        retain = self.retention_kl > 0 and bool(counts[1] > 0 if self.jointly else understanding_BL.any())
         # Before the adapted forward: PEFT switches requires_grad off and on around it.
         base = self._base_logits(forward, kept_K, understanding_BL) if retain else None
         with penalty_values(self.model) as blocks:
@@ -95,6 +99,8 @@ class AnswerLoss:
         """(T, V) what the base itself says where an understanding answer's tokens are predicted."""
         with torch.no_grad(), self.model.disable_adapter():
             rows_B = understanding_BL.any(dim=1)
+            if self.jointly:
+                rows_B[0] |= not rows_B.any()  # a row for the others' sake; none of its tokens is looked at
             asked = rows_of(forward, rows_B) if one_picture_each(forward, self.model.get_base_model()) else None
             if asked is None:
                 asked, rows_B = forward, torch.ones_like(rows_B)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import torch
 from accelerate import PartialState
-from torch import nn
 from transformers import set_seed
 
 from lynx_moe.errors import CheckpointError
@@ -15,9 +15,11 @@ from lynx_moe.training.card import describe_data, last_logged, look_at, versions
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.preparing import prepare
+from lynx_moe.training.processes import process_group, refuse_too_few_records
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
+from lynx_moe.training.sharding import Sharding, adapter_state, plan_sharding
 from lynx_moe.training.telemetry import gate_telemetry
 from lynx_moe.training.trainer import LynxTrainer
 from lynx_moe.training.whole import whole_folder, write_json
@@ -37,7 +39,13 @@ def run(settings: Settings) -> dict:
         DivergedError: a router's scores stopped being finite numbers.
         CheckpointError: saving failed, training diverged, or the base was changed. Nothing is published then.
     """
-    here = PartialState()
+    sharding = plan_sharding(settings)
+    with process_group(sharding) as here:
+        return train(settings, sharding, here)
+
+
+def train(settings: Settings, sharding: Sharding, here: PartialState) -> dict:
+    """`run` within the group of its processes."""
     folder = RunFolder(settings.output_dir)
     with here.main_process_first():
         if here.is_main_process:
@@ -47,10 +55,12 @@ def run(settings: Settings) -> dict:
 
     prepared = prepare(settings, quiet=not here.is_main_process)
     model = prepared.model
+    refuse_too_few_records(prepared.dataset, settings.trainer, here.num_processes)
     budget = TimeBudget(settings.trainer.max_seconds)
     trainer = LynxTrainer(
         model,
-        training_arguments(settings, folder),
+        training_arguments(settings, folder, sharding),
+        sharding=sharding,
         retention_kl=settings.objective.retention_kl,
         box_weight=settings.objective.box_weight,
         warmup=settings.trainer.warmup,
@@ -67,7 +77,8 @@ def run(settings: Settings) -> dict:
 
     after = hash_base(model.get_base_model(), model.base_model.prefix)
     refuse_changed_base(prepared.base_hash, after)
-    refuse_broken_adapter(model)
+    adapter = adapter_state(model)
+    refuse_broken_adapter(adapter)
     card = {
         "train": {
             "steps": done.global_step,
@@ -86,19 +97,20 @@ def run(settings: Settings) -> dict:
             "tensors": after.tensors,
         },
         "prompt_gate": prepared.prompt_gate,
-        "gates": gate_telemetry(model, look_at(prepared)),
+        "gates": gate_telemetry(model, look_at(prepared, trainer.args.device)),
         "dead_parameters": trainer.dead_parameters.names,
         "data": {
             **describe_data(settings),
             "records": dict(prepared.records.counts()),
             "left_out": prepared.dataset.dropped,
         },
+        "sharding": {"kind": sharding.kind, "processes": here.num_processes},
         "settings": asdict(settings),
         "versions": versions(),
     }
     if here.is_main_process:
         with whole_folder(folder.adapter) as aside:
-            model.save_pretrained(str(aside), save_embedding_layers=False)
+            model.save_pretrained(str(aside), state_dict=adapter, save_embedding_layers=False)
         folder.tidy()
         write_json(folder.log, "".join(json.dumps(row) + "\n" for row in trainer.state.log_history))
         # Last: who sees the card sees a finished run.
@@ -117,8 +129,8 @@ def refuse_changed_base(before: BaseHash, after: BaseHash) -> None:
         )
 
 
-def refuse_broken_adapter(model: nn.Module) -> None:
-    broken = [name for name, p in model.named_parameters() if p.requires_grad and not p.isfinite().all()]
+def refuse_broken_adapter(adapter: dict[str, torch.Tensor]) -> None:
+    broken = [name for name, tensor in adapter.items() if not tensor.isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{len(broken)} of the adapter's tensors hold infinite or undefined numbers, the first is {broken[0]}",

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lynx_moe.adapter import follow_loss_scale, set_gate
@@ -15,6 +16,7 @@ from lynx_moe.training.checkpoints import keep_newest, save_whole
 from lynx_moe.training.finite import RouterWatch
 from lynx_moe.training.loss import AnswerLoss
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
+from lynx_moe.training.sharding import Sharding, adapter_state, refuse_if_not_in_use
 
 
 class LynxTrainer(Trainer):
@@ -28,6 +30,7 @@ class LynxTrainer(Trainer):
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
         progress: show a progress bar.
+        sharding: what is divided among the processes, and by what; `args` have to say the same.
         rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
     """
 
@@ -41,16 +44,20 @@ class LynxTrainer(Trainer):
         warmup: float = 0.0,
         budget: TimeBudget | None = None,
         progress: bool = True,
+        sharding: Sharding | None = None,
         **rest,
     ):
+        self.sharding = sharding or Sharding()
         # One process, one device: torch's DataParallel would run replicas whose gates nobody set. Use torchrun.
         args._n_gpu = min(1, args.n_gpu)
         super().__init__(model=model, args=args, **rest)
         self.loss_is_scaled_for_ga = True
-        self.answer_loss = AnswerLoss(model, retention_kl=retention_kl, box_weight=box_weight)
+        self.answer_loss = AnswerLoss(
+            model, retention_kl=retention_kl, box_weight=box_weight, jointly=self.sharding.divides_weights
+        )
         self.warmup = warmup
         self.budget = budget or TimeBudget()
-        self.dead_parameters = DeadParameters(model)
+        self.dead_parameters = DeadParameters(model, keeps_gradients=not self.sharding.is_deepspeed)
         self._routers = RouterWatch()
         self._sums: dict[str, torch.Tensor] = {}
         self._save_into: Path | None = None
@@ -60,6 +67,28 @@ class LynxTrainer(Trainer):
         self.add_callback(self.dead_parameters)
         if progress:
             self.add_callback(Progress())
+
+    # ---- the engine ----
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """Divides and wraps the model as `sharding` says.
+
+        Raises:
+            ConfigError: it turned out undivided.
+        """
+        if self.sharding.kind == "fsdp2":
+            from lynx_moe.training.fsdp import shard
+
+            shard(self.model)
+            # The Trainer's words for "it divides itself and reduces its gradients": no DDP around it.
+            self.is_distributed_loading_by_transformers = True
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        refuse_if_not_in_use(self.sharding, self.model_wrapped)
+        return prepared
+
+    def _move_model_to_device(self, model, device):
+        if self.sharding.kind != "fsdp2":  # too large for one device, perhaps; it moves layer by layer
+            super()._move_model_to_device(model, device)
 
     # ---- the loss ----
 
@@ -128,10 +157,29 @@ class LynxTrainer(Trainer):
     def _get_output_dir(self, trial) -> str:
         return str(self._save_into) if self._save_into else super()._get_output_dir(trial)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # The adapter only. The Trainer would add a pickle of its arguments; ours are in the card.
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the adapter alone: the Trainer would add a pickle of its arguments; ours are in the card."""
+        state = adapter_state(self.model)  # by every process
         if self.args.should_save:
-            self.model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=True)
+            folder = output_dir or self.args.output_dir
+            self.model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharding.kind != "fsdp2":
+            return super()._save_optimizer_and_scheduler(output_dir)
+        from lynx_moe.training.fsdp import save_optimizer
+
+        save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir, OPTIMIZER_NAME))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.sharding.kind != "fsdp2" or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        from lynx_moe.training.fsdp import load_optimizer
+
+        load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint, OPTIMIZER_NAME))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
 
     def _save_checkpoint(self, model, trial) -> None:
         """Writes the checkpoint aside and gives it its name when it is whole; the earlier ones stay until then.
