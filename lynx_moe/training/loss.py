@@ -89,6 +89,8 @@ class AnswerLoss:
         targets_T, weight_T = labels_BL[:, 1:][grounding_BL], self._weights(batch)[grounding_BL]
         answer = answer_nats(self._at(outputs.logits, kept_K, grounding_BL), targets_T, weight_T) * per_token[0]
         loss, terms = answer, {"answer_loss": answer.detach()}
+        if self.retention_kl > 0:
+            terms["retention_kl"] = torch.zeros_like(terms["answer_loss"])
         if retain:
             kept = retention_nats(self._at(outputs.logits, kept_K, understanding_BL), base) * per_token[1]
             loss = loss + self.retention_kl * kept

@@ -80,9 +80,10 @@ class LynxTrainer(Trainer):
             from lynx_moe.training.fsdp import shard
 
             shard(self.model)
-            # The Trainer's words for "it divides itself and reduces its gradients": no DDP around it.
-            self.is_distributed_loading_by_transformers = True
+        # The Trainer's words for "it divides itself and reduces its own gradients": no DDP around it.
+        self.is_distributed_loading_by_transformers = self.sharding.kind == "fsdp2"
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self.is_distributed_loading_by_transformers = False
         refuse_if_not_in_use(self.sharding, self.model_wrapped)
         return prepared
 
@@ -136,7 +137,10 @@ class LynxTrainer(Trainer):
         self._routers.refuse()
         if "loss" in logs:
             steps = max(1, self.state.global_step - getattr(self, "_noted_at", self._initial_global_step))
-            logs = {**logs, **{name: (total / steps).item() for name, total in self._sums.items()}}
+            if self._sums:
+                # Of all processes: a term of the loss counts the tokens of all, and each adds its own.
+                sums = self.accelerator.reduce(torch.stack([total.float() for total in self._sums.values()]), "mean")
+                logs = {**logs, **{name: (s / steps).item() for name, s in zip(self._sums, sums, strict=True)}}
             self._sums = {}
             self._noted_at = self.state.global_step
         super().log(logs, start_time)
