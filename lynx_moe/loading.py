@@ -41,7 +41,7 @@ class Loaded:
         Raises:
             ConfigError: the choice is unknown, or this is no live adapter, whose gate could be forced.
         """
-        from lynx_moe.adapter import set_gate
+        from lynx_moe.adapter import lynx_layers, set_gate
 
         if choice not in GATES:
             raise ConfigError(f"gate {choice!r} is unknown", why=f"it is one of {', '.join(GATES)}", fix="gate auto")
@@ -53,7 +53,10 @@ class Loaded:
                 why="it has no live adapter: an export carries its gate inside, a base has none",
                 fix="point to the run folder, or leave the gate on auto",
             )
-        return set_gate(self.model, choice == "on")
+        if lynx_layers(self.model):
+            return set_gate(self.model, choice == "on")
+        # A baseline (LoRA, say) has no gate: it is on, or taken off.
+        return nullcontext() if choice == "on" else self.model.disable_adapter()
 
 
 def load(
@@ -175,6 +178,8 @@ def refuse_other_bytes(base: Any, adapter: Path) -> None:
 def _export(folder: Path, dialect: str | None, dtype: str | None, trust_remote_code: bool) -> Loaded:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    from lynx_moe.families.templates import give_template
+
     if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")) and not trust_remote_code:
         raise CheckpointError(
             f"{folder} brings its own modelling file",
@@ -187,6 +192,7 @@ def _export(folder: Path, dialect: str | None, dtype: str | None, trust_remote_c
         )
         # The processor needs no code of the folder; left unsaid, transformers would stop and ask at the terminal.
         processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
+        give_template(processor)
     except (OSError, ValueError) as problem:
         raise CheckpointError(
             f"could not load the export {folder}: {str(problem).splitlines()[0]}",

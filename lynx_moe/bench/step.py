@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lynx_moe.adapter import LynxConfig, lynx_layers, set_gate
-from lynx_moe.adapter.attaching import attach_adapter, attach_lora
+from lynx_moe.adapter.attaching import attach_adapter, attach_lora, decoder_linears
 from lynx_moe.bench.timing import compare, in_turn, prepared
-from lynx_moe.families.find import find_ffn_blocks
 from lynx_moe.loading import load
 from lynx_moe.training.base import choose_precision
 
@@ -85,10 +84,9 @@ def _lynx(path: str, choice: str) -> tuple[nn.Module, object]:
 
 def _lora(path: str, parameters: int) -> tuple[nn.Module, int]:
     base = load(path, dtype="float32").model
-    decoder = find_ffn_blocks(base)[0].inside.rpartition(".")[0]
-    linear = {n: m for n, m in base.named_modules() if n.startswith(f"{decoder}.") and isinstance(m, nn.Linear)}
-    rank = max(1, round(parameters / sum(m.in_features + m.out_features for m in linear.values())))
-    return attach_lora(base, rank, list(linear)).train(), rank
+    linear = [base.get_submodule(name) for name in decoder_linears(base)]
+    rank = max(1, round(parameters / sum(m.in_features + m.out_features for m in linear)))
+    return attach_lora(base, rank).train(), rank
 
 
 def _trainable(model: nn.Module) -> int:

@@ -8,6 +8,7 @@ template writes.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -70,6 +71,8 @@ class SampleBuilder:
                 why="only tokenizers of the tokenizers library know the characters behind a token",
                 fix="objective.box_weight=1, or load the fast tokenizer of this family",
             )
+        # PaliGemma's processor alone takes a prompt and its answer ("suffix") apart.
+        self._is_prefix_model = "suffix" in inspect.signature(processor.__call__).parameters
         self._picture_ids: dict[tuple[int, int], np.ndarray] = {}
         self._token_types: tuple[str, ...] | None = None
         if getattr(processor, "chat_template", None) is None and getattr(self.tokenizer, "chat_template", None) is None:
@@ -133,16 +136,25 @@ class SampleBuilder:
             "attention_mask": torch.ones(len(ids), dtype=torch.long),
             "is_grounding": torch.full((len(ids),), tokens.is_grounding),
             **marked,
-            **self.token_types(ids),
+            **self.token_types(ids, answer_at),
         }
 
-    def token_types(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
-        """The processor's own per-token types of `ids` (L,), for processors that give them; else nothing."""
+    def token_types(self, ids: np.ndarray, answer_at: int | None = None) -> dict[str, torch.Tensor]:
+        """The processor's own per-token types of `ids` (L,), for processors that give them; else nothing.
+
+        Args:
+            answer_at: where the answer begins; None for a prompt alone. Prefix models see the prompt as a whole and
+                mark the answer.
+        """
         if self._token_types is None:
             self.picture_ids((64, 64))
         if not self._token_types:
             return {}
-        types = torch.tensor(self.processor.create_mm_token_type_ids([ids.tolist()])[0])
+        if self._is_prefix_model:
+            types = torch.zeros(len(ids), dtype=torch.long)
+            types[len(ids) if answer_at is None else answer_at :] = 1
+        else:
+            types = torch.tensor(self.processor.create_mm_token_type_ids([ids.tolist()])[0])
         return {name: types for name in self._token_types}
 
     def pixels(self, image: Image.Image) -> dict[str, torch.Tensor]:
@@ -156,7 +168,11 @@ class SampleBuilder:
         if size not in self._picture_ids:
             # A blank picture of that size gets as many tokens as any other, and its content does not matter.
             made = self.processor(images=Image.new("RGB", size), text=self.image_token, add_special_tokens=False)
-            self._picture_ids[size] = np.asarray(made["input_ids"][0], dtype=np.int32)
+            ids = np.asarray(made["input_ids"][0], dtype=np.int32)
+            if self._is_prefix_model:
+                # Its processor words the whole prompt: what follows the picture is the template's here.
+                ids = ids[: np.flatnonzero(ids == self.image_token_id)[-1] + 1]
+            self._picture_ids[size] = ids
             self._token_types = tuple(name for name in TOKEN_TYPES if name in made)
         return self._picture_ids[size]
 

@@ -161,7 +161,8 @@ def read(peft_model) -> Adapted:
         raise ExportError(
             f"{type(peft_model).__name__} has {len(blocks)} LynX blocks and active adapters {active}",
             why="an export holds the new experts of exactly one adapter",
-            fix="pass what get_peft_model(vlm, LynxConfig()) returned, with one adapter chosen by set_adapter(name)",
+            fix="pass what get_peft_model(vlm, LynxConfig()) returned, with one adapter chosen by set_adapter(name); "
+            "LoRA and other methods of PEFT fold into the base by its own merge_and_unload()",
         )
     name = active[0]
     config = peft_model.peft_config[name]

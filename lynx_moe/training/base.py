@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -19,6 +18,7 @@ from transformers import (
 
 from lynx_moe.adapter.quantised import keep_trainable, outside_decoder_layers
 from lynx_moe.errors import CheckpointError, ConfigError, LynxError
+from lynx_moe.families.templates import give_template
 from lynx_moe.training.settings import REQUIRED, ModelSettings, QuantSettings
 
 PACKAGE = "pkg://"
@@ -61,6 +61,7 @@ def load_base(settings: ModelSettings, quant: QuantSettings | None = None) -> tu
     chosen = {"attn_implementation": settings.attention} if settings.attention else {}
     try:
         processor = AutoProcessor.from_pretrained(path)
+        give_template(processor)
         chosen |= quantisation(path, dtype, quant or QuantSettings())
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, **chosen)
     except LynxError:
@@ -110,19 +111,6 @@ def quantisation(path: str, dtype: torch.dtype | str, quant: QuantSettings) -> d
     # Said, because left unsaid transformers takes the first GPU there is: wrong for every process but one.
     device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
     return {"quantization_config": config, "device_map": {"": device}}
-
-
-def only_adapter_trains(model: nn.Module, prefix: str) -> int:
-    """Number of trainable parameters; makes sure that every one of them is the adapter's.
-
-    Args:
-        prefix: what the adapter's modules are called (`model.base_model.prefix`).
-    """
-    trainable = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    outside = [name for name in trainable if not any(part.startswith(prefix) for part in name.split("."))]
-    assert not outside, f"parameters of the base would be trained: {outside[:5]}"
-    assert trainable, "the adapter has nothing to train"
-    return sum(trainable.values())
 
 
 def choose_precision(asked: str) -> str:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lynx_moe.families.find import find_decoder_layers
+from lynx_moe.training.method import adapter_parts
 
 
 def shard(model: nn.Module) -> None:
@@ -38,11 +39,11 @@ def shard(model: nn.Module) -> None:
 
 def units(model: nn.Module) -> list[nn.Module]:
     """What is gathered as one, inner ones first: each part of the adapter, each layer of the decoder and the towers."""
-    prefix, base = model.base_model.prefix, model.get_base_model()
+    parts_of_it, base = adapter_parts(model), model.get_base_model()
     new = [
         part
         for name, parts in model.named_modules()
-        if isinstance(parts, nn.ModuleDict) and name.rpartition(".")[2].startswith(prefix)
+        if isinstance(parts, nn.ModuleDict) and name.rpartition(".")[2].startswith(parts_of_it)
         for part in parts.values()
     ]
     _, blocks = find_decoder_layers(base)

@@ -11,6 +11,7 @@ from torch import nn
 
 from lynx_moe.training.sharding import whole
 
+WRAPPED = ("base_layer", "original_module")  # what PEFT puts between a wrapped module and its name
 CHUNK = 64 * 2**20  # bytes brought to the CPU at a time
 
 
@@ -31,7 +32,7 @@ class BaseHash:
         return sorted(name for name in names if self.tensors.get(name) != other.tensors.get(name))
 
 
-def hash_base(model: nn.Module, adapter_prefix: str | None = None) -> BaseHash:
+def hash_base(model: nn.Module, adapter_parts: tuple[str, ...] = ()) -> BaseHash:
     """Hashes every tensor of the base's state dict: name, type, shape and bytes.
 
     Wrapped or not gives the same answer, so a hash from before the adapter was attached can be compared with one from
@@ -39,23 +40,23 @@ def hash_base(model: nn.Module, adapter_prefix: str | None = None) -> BaseHash:
 
     Args:
         model: the VLM itself; with an adapter inside, `peft_model.get_base_model()`.
-        adapter_prefix: a part of a tensor's name that starts with this belongs to the adapter and is left out.
+        adapter_parts: a tensor whose name has a part that starts with one of these is the adapter's and is left out.
     """
     hashes = {}
-    for name, tensor in _base_tensors(model, adapter_prefix):
+    for name, tensor in _base_tensors(model, adapter_parts):
         with whole(tensor) as all_of_it:
             hashes[name] = _sha256(all_of_it)
     return BaseHash(hashes)
 
 
-def _base_tensors(model: nn.Module, adapter_prefix: str | None) -> Iterator[tuple[str, torch.Tensor]]:
+def _base_tensors(model: nn.Module, adapter_parts: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         parts = name.split(".")
-        if adapter_prefix and any(part.startswith(adapter_prefix) for part in parts):
+        if any(part.startswith(adapter_parts) for part in parts):
             continue
         if not isinstance(tensor, torch.Tensor):
             continue
-        yield ".".join(part for part in parts if part != "base_layer"), tensor
+        yield ".".join(part for part in parts if part not in WRAPPED), tensor
 
 
 def _sha256(tensor: torch.Tensor) -> str:

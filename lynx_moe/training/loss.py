@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lynx_moe.adapter import penalty_values
 from lynx_moe.objectives.answer import answer_nats
 from lynx_moe.objectives.retention import retention_nats
+from lynx_moe.training.method import watched_penalties
 
 OURS = ("labels", "is_grounding", "in_box")  # batch entries that are for the loss, not for the model
 
@@ -82,7 +82,7 @@ class AnswerLoss:
         retain = self.retention_kl > 0 and bool(counts[1] > 0 if self.jointly else understanding_BL.any())
         # Before the adapted forward: PEFT switches requires_grad off and on around it.
         base = self._base_logits(forward, kept_K, understanding_BL) if retain else None
-        with penalty_values(self.model) as blocks:
+        with watched_penalties(self.model) as blocks:
             outputs = model(**forward)
         # Data parallel averages over processes. Where there is nothing to count, the sum is 0 too.
         per_token = processes / counts.where(counts > 0, 1)

@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import ProcessorMixin
 
-from lynx_moe.adapter import LynxConfig
-from lynx_moe.adapter.attaching import attach_adapter
 from lynx_moe.data import Collator, PackedDataset, RecordSet, SampleBuilder, SampleDataset, load_records
 from lynx_moe.data.packing import check_packable
 from lynx_moe.errors import RecordError
 from lynx_moe.families.dialects import get_dialect
-from lynx_moe.training.base import load_base, only_adapter_trains
+from lynx_moe.training.base import load_base
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.memory import keep_freed_memory
+from lynx_moe.training.method import attach, is_gated, only_adapter_trains
 from lynx_moe.training.prompt_gate import fit_on_records
 from lynx_moe.training.records import splits_in
 from lynx_moe.training.settings import Settings
@@ -63,13 +62,8 @@ def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
     if base.device.type == "cpu":
         keep_freed_memory()
     base_hash = hash_base(base)
-    config = LynxConfig(
-        **asdict(settings.adapter), retention_kl=settings.objective.retention_kl, dialect=settings.model.dialect
-    )
-    model = attach_adapter(base, config)
-    # Saved with the adapter, which travels further than the run's card.
-    model.peft_config[model.active_adapter].base["sha256"] = base_hash.digest
-    trainable = only_adapter_trains(model, model.base_model.prefix)
+    model = attach(base, settings, base_hash)
+    trainable = only_adapter_trains(model)
     if not quiet:
         tqdm.write(f"{trainable:,} parameters train, all of them the adapter's")
 
@@ -77,8 +71,8 @@ def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
         processor, get_dialect(settings.model.dialect, processor), mark_boxes=settings.objective.box_weight != 1
     )
     records = training_records(settings)
-    gate = {"mode": config.prompt_gate, "fitted": False}
-    if config.prompt_gate == "auto":
+    gate = {"mode": settings.adapter.prompt_gate if is_gated(model) else None, "fitted": False}
+    if gate["mode"] == "auto":
         gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
     if settings.data.pack_tokens:
         check_packable(base)

@@ -14,12 +14,13 @@ from lynx_moe.training.arguments import training_arguments
 from lynx_moe.training.card import describe_data, last_logged, look_at, versions
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
+from lynx_moe.training.method import adapter_parts, adapter_state
 from lynx_moe.training.preparing import prepare
 from lynx_moe.training.processes import process_group, refuse_too_few_records
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
-from lynx_moe.training.sharding import Sharding, adapter_state, plan_sharding
+from lynx_moe.training.sharding import Sharding, plan_sharding
 from lynx_moe.training.telemetry import gate_telemetry
 from lynx_moe.training.trainer import LynxTrainer
 from lynx_moe.training.whole import whole_folder, write_json
@@ -75,7 +76,7 @@ def train(settings: Settings, sharding: Sharding, here: PartialState) -> dict:
     last = folder.last_checkpoint() if settings.trainer.resume else None
     done = trainer.train(resume_from_checkpoint=str(last) if last else None)
 
-    after = hash_base(model.get_base_model(), model.base_model.prefix)
+    after = hash_base(model.get_base_model(), adapter_parts(model))
     refuse_changed_base(prepared.base_hash, after)
     adapter = adapter_state(model)
     refuse_broken_adapter(adapter)

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from lynx_moe.errors import ConfigError, nearest
 
+BASELINE_ONLY = ("method", "lora_rank")  # adapter settings that are not LynxConfig's
 REQUIRED = "???"  # what OmegaConf takes for "must be given"
 
 
@@ -66,6 +67,13 @@ class QuantSettings(Checked):
 
 @dataclass(kw_only=True, slots=True)
 class AdapterSettings(Checked):
+    method: str = setting(
+        "lynx",
+        "what is trained: lynx is the new experts; to compare with, lora on all linear maps of the text decoder, or "
+        "full, trained copies of its layers; of these two the other adapter settings but lora_rank say nothing",
+        choices=("lynx", "lora", "full"),
+    )
+    lora_rank: int = setting(16, "rank of method lora; its scale is 2", low=1)
     num_experts: int = setting(4, "new experts per block", low=1)
     top_k: int = setting(2, "new experts that speak per token", low=1)
     expert_width: int | None = setting(None, "inner width of a new expert; null: a divisor of the base's FFN width")

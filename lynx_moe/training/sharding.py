@@ -264,13 +264,3 @@ def whole_state(model: nn.Module, wanted: Callable[[str], bool]) -> dict[str, to
             with whole(tensor) as all_of_it:
                 state[name] = all_of_it.detach().to("cpu", copy=True)
     return state
-
-
-def adapter_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Everything of the adapter, trained or not, whole and on the CPU. By every process.
-
-    Args:
-        model: the PEFT model.
-    """
-    prefix = model.base_model.prefix
-    return whole_state(model, lambda name: any(part.startswith(prefix) for part in name.split(".")))

@@ -9,15 +9,19 @@ from torch import nn
 
 from lynx_moe.adapter import record_routing, set_gate
 from lynx_moe.training.loss import forward_inputs
+from lynx_moe.training.method import is_gated
 
 
 def gate_telemetry(model: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, dict]:
-    """Per block: mean gate over grounding rows and over understanding rows, and each new expert's share of the tokens.
+    """Per block: mean gate over grounding rows and over understanding rows, and each new expert's share of the tokens;
+    nothing for a baseline, which has no gates.
 
     Args:
         batches: as the collator makes them, unpacked, on the model's device. The prompt gate is held open: a shut one
             would hide what the gates inside would do.
     """
+    if not is_gated(model):
+        return {}
     gates: dict[str, dict[str, list[torch.Tensor]]] = {}
     used: dict[str, torch.Tensor] = {}
     was_training = model.training

@@ -10,13 +10,14 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from lynx_moe.adapter import follow_loss_scale, set_gate
+from lynx_moe.adapter import follow_loss_scale
 from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
 from lynx_moe.training.checkpoints import keep_newest, save_whole
 from lynx_moe.training.finite import RouterWatch
 from lynx_moe.training.loss import AnswerLoss
+from lynx_moe.training.method import adapter_state, is_gated, open_gate
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
-from lynx_moe.training.sharding import Sharding, adapter_state, refuse_if_not_in_use
+from lynx_moe.training.sharding import Sharding, refuse_if_not_in_use
 
 
 class LynxTrainer(Trainer):
@@ -25,7 +26,7 @@ class LynxTrainer(Trainer):
     All rows run with the gate on: a shut gate would leave nothing to learn from.
 
     Args:
-        model: a PEFT model with a LynX adapter.
+        model: a PEFT model with a LynX adapter, or a baseline.
         retention_kl, box_weight: see `AnswerLoss`.
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
@@ -101,8 +102,9 @@ class LynxTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         # Around the backward too: activation checkpointing runs blocks again there, and they must gate the same way.
-        with set_gate(self.model, True):
-            follow_loss_scale(self)
+        with open_gate(self.model):
+            if is_gated(self.model):
+                follow_loss_scale(self)
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

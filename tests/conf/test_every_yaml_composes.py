@@ -7,13 +7,25 @@ from pathlib import Path
 import pytest
 
 from lynx_moe.errors import ConfigError
+from lynx_moe.families.dialects import DIALECTS
+from lynx_moe.training import run
 from lynx_moe.training.command import settings_from
 from lynx_moe.training.settings import Settings, describe
+from synth.__main__ import settings_from as synth_settings_from
+from synth.write import make
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("model", "quant", "adapter", "data", "trainer", "sharding", "objective", "experiment", "debug")
 OPTIONS = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 NEEDS = {"model/path": ["model.path=somewhere"], "data/folder": ["data.folder=somewhere"]}
+
+
+@pytest.fixture(scope="module")
+def tiny_records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    for split in ("train", "validation", "prompts", "unseen"):
+        make(synth_settings_from(["source=rendered", "size=4", "task=all", f"split={split}", f"out={folder}"]))
+    return folder
 
 
 def option(path: Path) -> str:
@@ -48,6 +60,21 @@ def test_commands_in_the_head_compose(path):
 @pytest.mark.parametrize("path", OPTIONS, ids=option)
 def test_file_holds_no_python_path(path):
     assert "_target_" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=option)
+def test_a_base_names_a_dialect_that_there_is(path):
+    settings = compose(f"model={path.stem}", *NEEDS.get(option(path), []))
+    assert settings.model.dialect in DIALECTS.names() and settings.model.path
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=option)
+def test_every_experiment_runs_one_step(path, tiny_records, tmp_path):
+    asked = [f"experiment={path.stem}", "debug=tiny", "trainer.max_steps=1", "trainer.progress=false"]
+    settings = compose(*asked, f"output_dir={tmp_path}", f"data.folder={tiny_records}", "data.tasks=null")
+    # The pictures are there already, of every split that it asks for.
+    settings.data.make = {}
+    assert run(settings)["train"]["steps"] == 1
 
 
 def test_every_group_folder_is_in_the_defaults_list():

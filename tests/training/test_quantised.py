@@ -50,7 +50,7 @@ def test_a_run_on_a_quantised_base(settings, kind, tmp_path):
         loaded.model, None, tmp_path / "shipped", route="adapter", examples=grounding_and_understanding(inputs)
     )
     assert report is not None and (tmp_path / "shipped" / "adapter_model.safetensors").is_file()
-    assert hash_base(loaded.model.get_base_model(), "lynx_").digest == card["base"]["sha256_after"]
+    assert hash_base(loaded.model.get_base_model(), ("lynx_",)).digest == card["base"]["sha256_after"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
