@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from lynx_moe.errors import ConfigError
 from lynx_moe.training.settings import TrainerSettings
@@ -53,6 +54,8 @@ def process_group(sharding: Sharding) -> Iterator[PartialState]:
         try:
             yield here
         finally:
+            # transformers would load the next base of this process in parts, too.
+            unset_hf_deepspeed_config()
             if alone and dist.is_initialized():
                 dist.destroy_process_group()
                 AcceleratorState._reset_state(reset_partial_state=True)

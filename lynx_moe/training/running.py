@@ -20,7 +20,7 @@ from lynx_moe.training.processes import process_group, refuse_too_few_records
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
-from lynx_moe.training.sharding import Sharding, plan_sharding
+from lynx_moe.training.sharding import Sharding, divided_loading, plan_sharding
 from lynx_moe.training.telemetry import gate_telemetry
 from lynx_moe.training.trainer import LynxTrainer
 from lynx_moe.training.whole import whole_folder, write_json
@@ -54,7 +54,8 @@ def train(settings: Settings, sharding: Sharding, here: PartialState) -> dict:
             make_missing(settings.data)
     set_seed(settings.seed)
 
-    prepared = prepare(settings, quiet=not here.is_main_process)
+    with divided_loading(sharding, settings.model):
+        prepared = prepare(settings, quiet=not here.is_main_process)
     model = prepared.model
     refuse_too_few_records(prepared.dataset, settings.trainer, here.num_processes)
     budget = TimeBudget(settings.trainer.max_seconds)

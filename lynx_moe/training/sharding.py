@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from lynx_moe.errors import ConfigError
-from lynx_moe.training.base import choose_precision
-from lynx_moe.training.settings import Settings
+from lynx_moe.training.base import choose_precision, resolve
+from lynx_moe.training.settings import ModelSettings, Settings
 
 # Numbers sent at a time. DeepSpeed's own 500 million would reserve 2 GB for an adapter of some million parameters.
 BUCKET = 50_000_000
@@ -233,6 +234,31 @@ def refuse_if_not_in_use(sharding: Sharding, wrapped: nn.Module) -> None:
             why="something around the run (ACCELERATE_* variables, another library) switched the engine off",
             fix="launch with torchrun, without accelerate's own settings",
         )
+
+
+@contextmanager
+def divided_loading(sharding: Sharding, model: ModelSettings) -> Iterator[None]:
+    """Inside, under ZeRO-3, transformers hands each process its part of every weight of the base as it is read.
+
+    The first process of all reads the files into its host's memory; no device ever holds the whole base.
+    """
+    if sharding.kind != "zero3":
+        yield
+        return
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    dtype = model.dtype
+    if dtype == "auto":
+        dtype = str(AutoConfig.from_pretrained(resolve(model.path)).dtype or torch.float32).removeprefix("torch.")
+    # For loading alone, the number type that the base is held in: without it every weight would arrive in float32.
+    mode = {"bfloat16": {"bf16": {"enabled": True}}, "float16": {"fp16": {"enabled": True}}}.get(dtype, {})
+    plain = {name: value for name, value in sharding.deepspeed.items() if name != "torch_autocast"}
+    config = HfDeepSpeedConfig({**plain, **mode})  # transformers looks for it for as long as it is alive
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del config
 
 
 def use_gloo_alone() -> None:
