@@ -62,7 +62,9 @@ def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
     if base.device.type == "cpu":
         keep_freed_memory()
     base_hash = hash_base(base)
-    set_seed(settings.seed)  # loading may have drawn numbers, under ZeRO-3 above all: new experts start alike everywhere
+    set_seed(
+        settings.seed
+    )  # loading may have drawn numbers, under ZeRO-3 above all: new experts start alike everywhere
     model = attach(base, settings, base_hash)
     trainable = only_adapter_trains(model)
     if not quiet:
