@@ -9,8 +9,8 @@ from pathlib import Path
 from lynx_moe.errors import OutputExistsError
 
 CHECKPOINT_FILES = ("adapter_model.safetensors", "scheduler.pt", "trainer_state.json")
-# One of these: DeepSpeed writes a file of its own per process.
-OPTIMISER_FILES = ("optimizer.pt", "global_step*/*_optim_states.pt")
+# One of these, by who wrote it: the Trainer, FSDP2 (by names of parameters), DeepSpeed (one per process).
+OPTIMISER_FILES = ("optimizer.pt", "optimizer_by_name.pt", "global_step*/*_optim_states.pt")
 
 
 class RunFolder:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lynx_moe.families.find import find_decoder_layers
+from lynx_moe.training.folder import OPTIMISER_FILES
 from lynx_moe.training.method import adapter_parts
 
 
@@ -66,17 +67,17 @@ def outermost(modules: list[nn.Module]) -> list[nn.Module]:
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def save_optimizer(model: nn.Module, optimizer: Optimizer, file: Path) -> None:
+def save_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: Path) -> None:
     """Writes the whole optimiser state, by names of parameters, so that any number of processes can go on from it.
 
     By every process; the first one writes.
     """
     state = get_optimizer_state_dict(model, optimizer, options=WHOLE)
     if dist.get_rank() == 0:
-        torch.save(state, file)
+        torch.save(state, checkpoint / OPTIMISER_FILES[1])
 
 
-def load_optimizer(model: nn.Module, optimizer: Optimizer, file: Path) -> None:
+def load_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: Path) -> None:
     """What `save_optimizer` wrote. By every process."""
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    state = torch.load(checkpoint / OPTIMISER_FILES[1], map_location="cpu", weights_only=True)
     set_optimizer_state_dict(model, optimizer, state, options=WHOLE)

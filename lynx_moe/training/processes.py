@@ -13,6 +13,8 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from lynx_moe.data import RecordSet
+from lynx_moe.data.records import NO_PICTURE
 from lynx_moe.errors import ConfigError
 from lynx_moe.training.settings import TrainerSettings
 from lynx_moe.training.sharding import LAUNCHED, Sharding, use_gloo_alone
@@ -84,6 +86,24 @@ def free_port() -> int:
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         return trial.getsockname()[1]
+
+
+def refuse_mixed_pictures(sharding: Sharding, records: RecordSet) -> None:
+    """Nothing, when every batch calls the same modules, as processes must that hold a part of each weight.
+
+    Raises:
+        ConfigError: some records have a picture and some have none, so one process may look where another does not,
+            and both would wait for each other forever.
+    """
+    if not sharding.divides_weights:
+        return
+    without = sum(records.picture(k) == NO_PICTURE for k in range(len(records)))
+    if 0 < without < len(records):
+        raise ConfigError(
+            f"{without} of {len(records)} records have no picture, and sharding.kind is {sharding.kind!r}",
+            why="every process holds a part of the vision tower's weights, so all have to look at the same time",
+            fix="use sharding=zero2, or train on records that all have pictures",
+        )
 
 
 def refuse_too_few_records(dataset: Sized, trainer: TrainerSettings, processes: int) -> None:

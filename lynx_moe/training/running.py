@@ -16,11 +16,11 @@ from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.method import adapter_parts, adapter_state
 from lynx_moe.training.preparing import prepare
-from lynx_moe.training.processes import process_group, refuse_too_few_records
+from lynx_moe.training.processes import process_group, refuse_mixed_pictures, refuse_too_few_records
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
-from lynx_moe.training.sharding import Sharding, divided_loading, plan_sharding
+from lynx_moe.training.sharding import Sharding, divided_loading, plan_sharding, refuse_foreign_checkpoint
 from lynx_moe.training.telemetry import gate_telemetry
 from lynx_moe.training.trainer import LynxTrainer
 from lynx_moe.training.whole import whole_folder, write_json
@@ -57,6 +57,7 @@ def train(settings: Settings, sharding: Sharding, here: PartialState) -> dict:
     with divided_loading(sharding, settings.model):
         prepared = prepare(settings, quiet=not here.is_main_process)
     model = prepared.model
+    refuse_mixed_pictures(sharding, prepared.records)
     refuse_too_few_records(prepared.dataset, settings.trainer, here.num_processes)
     budget = TimeBudget(settings.trainer.max_seconds)
     trainer = LynxTrainer(
@@ -75,6 +76,8 @@ def train(settings: Settings, sharding: Sharding, here: PartialState) -> dict:
         # The first block's input is a frozen embedding: without this, reentrant checkpointing cuts the graph there.
         model.enable_input_require_grads()
     last = folder.last_checkpoint() if settings.trainer.resume else None
+    if last:
+        refuse_foreign_checkpoint(sharding, last, here.num_processes)
     done = trainer.train(resume_from_checkpoint=str(last) if last else None)
 
     after = hash_base(model.get_base_model(), adapter_parts(model))

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from lynx_moe.errors import ConfigError
+from lynx_moe.errors import CheckpointError, ConfigError
 from lynx_moe.training.base import choose_precision, resolve
+from lynx_moe.training.folder import OPTIMISER_FILES
 from lynx_moe.training.settings import ModelSettings, Settings
 
 # Numbers sent at a time. DeepSpeed's own 500 million would reserve 2 GB for an adapter of some million parameters.
@@ -211,6 +212,24 @@ def merged(ours: dict, theirs: dict) -> dict:
             )
         result.setdefault(name, value)
     return result
+
+
+def refuse_foreign_checkpoint(sharding: Sharding, checkpoint: Path, processes: int) -> None:
+    """Nothing, when this run can read what the optimiser of the earlier one remembers.
+
+    Raises:
+        CheckpointError: another engine wrote it, or DeepSpeed with another number of processes.
+    """
+    plain, by_name, divided = (len(list(checkpoint.glob(pattern))) for pattern in OPTIMISER_FILES)
+    readable = {"none": plain, "fsdp2": by_name}.get(sharding.kind, divided == processes)
+    if not readable:
+        wrote = f"DeepSpeed with {divided} processes" if divided else "FSDP2" if by_name else "an undivided run"
+        raise CheckpointError(
+            f"{checkpoint.name} was written by {wrote}; this run has sharding.kind {sharding.kind!r} and {processes} "
+            "processes",
+            why="each engine keeps what the optimiser remembers in its own form, DeepSpeed in one part per process",
+            fix="go on with the sharding, and for DeepSpeed the number of processes, that it began with",
+        )
 
 
 def refuse_if_not_in_use(sharding: Sharding, wrapped: nn.Module) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lynx_moe.adapter import follow_loss_scale
@@ -175,7 +175,7 @@ class LynxTrainer(Trainer):
             return super()._save_optimizer_and_scheduler(output_dir)
         from lynx_moe.training.fsdp import save_optimizer
 
-        save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir, OPTIMIZER_NAME))
+        save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir))
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
@@ -184,7 +184,7 @@ class LynxTrainer(Trainer):
             return super()._load_optimizer_and_scheduler(checkpoint)
         from lynx_moe.training.fsdp import load_optimizer
 
-        load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint, OPTIMIZER_NAME))
+        load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
 
     def _save_checkpoint(self, model, trial) -> None:
