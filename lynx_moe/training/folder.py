@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lynx_moe.errors import OutputExistsError
 
-CHECKPOINT_FILES = ("adapter_model.safetensors", "scheduler.pt", "trainer_state.json")
-# One of these, by who wrote it: the Trainer, FSDP2 (by names of parameters), DeepSpeed (one per process).
-OPTIMISER_FILES = ("optimizer.pt", "optimizer_by_name.pt", "global_step*/*_optim_states.pt")
+CHECKPOINT_FILES = ("adapter_model.safetensors", "trainer_state.json")
+# And what optimiser and schedule remember, by who wrote it: the Trainer, FSDP2, DeepSpeed (one part per process).
+PLAIN, BY_NAME, PARTS = "optimizer.pt", "optimizer_by_name.safetensors", "global_step*/*_optim_states.pt"
+STATE_FILES = ((PLAIN, "scheduler.pt"), (BY_NAME,), (PARTS, "scheduler.pt"))
 
 
 class RunFolder:
@@ -52,7 +53,7 @@ class RunFolder:
         for path in self.checkpoints.glob("checkpoint-*") if self.checkpoints.is_dir() else ():
             step = re.fullmatch(r"checkpoint-(\d+)", path.name)
             parts = all((path / name).is_file() for name in CHECKPOINT_FILES)
-            if step and parts and any(any(path.glob(name)) for name in OPTIMISER_FILES):
+            if step and parts and any(all(any(path.glob(name)) for name in names) for names in STATE_FILES):
                 found[int(step[1])] = path
         return found[max(found)] if found else None
 

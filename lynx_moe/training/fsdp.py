@@ -5,10 +5,13 @@ Not by accelerate's plug-in: that one does nothing off a GPU, and says nothing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -21,7 +24,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lynx_moe.families.find import find_decoder_layers
-from lynx_moe.training.folder import OPTIMISER_FILES
+from lynx_moe.training.folder import BY_NAME
 from lynx_moe.training.method import adapter_parts
 
 
@@ -64,20 +67,28 @@ def outermost(modules: list[nn.Module]) -> list[nn.Module]:
     return [module for module in modules if id(module) not in below]
 
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
 
 
-def save_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: Path) -> None:
-    """Writes the whole optimiser state, by names of parameters, so that any number of processes can go on from it.
-
-    By every process; the first one writes.
+def save_optimizer(model: nn.Module, optimizer: Optimizer, schedule: dict, checkpoint: Path) -> None:
+    """Writes all that the optimiser remembers, by names of parameters, so that any number of processes can go on from
+    it, and `schedule` beside it. By every process; the first one writes.
     """
     state = get_optimizer_state_dict(model, optimizer, options=WHOLE)
-    if dist.get_rank() == 0:
-        torch.save(state, checkpoint / OPTIMISER_FILES[1])
+    if dist.get_rank() != 0:
+        return
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    rest = {name: value for name, value in state.items() if name not in tensors}
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    said = {"format": "pt", "settings": json.dumps(rest), "schedule": json.dumps(schedule)}
+    save_file(tensors, checkpoint / BY_NAME, metadata=said)
 
 
-def load_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: Path) -> None:
-    """What `save_optimizer` wrote. By every process."""
-    state = torch.load(checkpoint / OPTIMISER_FILES[1], map_location="cpu", weights_only=True)
+def load_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: Path) -> dict:
+    """Takes back what `save_optimizer` wrote, and returns the schedule. By every process."""
+    with safe_open(checkpoint / BY_NAME, framework="pt") as file:
+        said = file.metadata()
+        state = {name: file.get_tensor(name) for name in file.keys()}
+    state |= json.loads(said["settings"])
     set_optimizer_state_dict(model, optimizer, state, options=WHOLE)
+    return json.loads(said["schedule"])

@@ -23,7 +23,7 @@ from transformers import AutoConfig
 
 from lynx_moe.errors import CheckpointError, ConfigError
 from lynx_moe.training.base import choose_precision, resolve
-from lynx_moe.training.folder import OPTIMISER_FILES
+from lynx_moe.training.folder import BY_NAME, PARTS, PLAIN
 from lynx_moe.training.settings import ModelSettings, Settings
 
 # Numbers sent at a time. DeepSpeed's own 500 million would reserve 2 GB for an adapter of some million parameters.
@@ -220,7 +220,7 @@ def refuse_foreign_checkpoint(sharding: Sharding, checkpoint: Path, processes: i
     Raises:
         CheckpointError: another engine wrote it, or DeepSpeed with another number of processes.
     """
-    plain, by_name, divided = (len(list(checkpoint.glob(pattern))) for pattern in OPTIMISER_FILES)
+    plain, by_name, divided = (len(list(checkpoint.glob(pattern))) for pattern in (PLAIN, BY_NAME, PARTS))
     readable = {"none": plain, "fsdp2": by_name}.get(sharding.kind, divided == processes)
     if not readable:
         wrote = f"DeepSpeed with {divided} processes" if divided else "FSDP2" if by_name else "an undivided run"

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
-from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from lynx_moe.adapter import follow_loss_scale
@@ -175,17 +174,14 @@ class LynxTrainer(Trainer):
             return super()._save_optimizer_and_scheduler(output_dir)
         from lynx_moe.training.fsdp import save_optimizer
 
-        save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir))
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+        save_optimizer(self.model, self.optimizer.optimizer, self.lr_scheduler.state_dict(), Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.sharding.kind != "fsdp2" or checkpoint is None:
             return super()._load_optimizer_and_scheduler(checkpoint)
         from lynx_moe.training.fsdp import load_optimizer
 
-        load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint))
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
+        self.lr_scheduler.load_state_dict(load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint)))
 
     def _save_checkpoint(self, model, trial) -> None:
         """Writes the checkpoint aside and gives it its name when it is whole; the earlier ones stay until then.
