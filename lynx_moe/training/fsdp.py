@@ -67,7 +67,8 @@ def outermost(modules: list[nn.Module]) -> list[nn.Module]:
     return [module for module in modules if id(module) not in below]
 
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+BETWEEN = "|"  # a parameter's name, and what is remembered of it
 
 
 def save_optimizer(model: nn.Module, optimizer: Optimizer, schedule: dict, checkpoint: Path) -> None:
@@ -77,18 +78,20 @@ def save_optimizer(model: nn.Module, optimizer: Optimizer, schedule: dict, check
     state = get_optimizer_state_dict(model, optimizer, options=WHOLE)
     if dist.get_rank() != 0:
         return
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    rest = {name: value for name, value in state.items() if name not in tensors}
+    tensors = {f"{name}{BETWEEN}{what}": t for name, of_it in state["state"].items() for what, t in of_it.items()}
     checkpoint.mkdir(parents=True, exist_ok=True)
-    said = {"format": "pt", "settings": json.dumps(rest), "schedule": json.dumps(schedule)}
+    said = {"format": "pt", "groups": json.dumps(state["param_groups"]), "schedule": json.dumps(schedule)}
     save_file(tensors, checkpoint / BY_NAME, metadata=said)
 
 
 def load_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: Path) -> dict:
     """Takes back what `save_optimizer` wrote, and returns the schedule. By every process."""
+    state: dict[str, dict[str, torch.Tensor]] = {}
     with safe_open(checkpoint / BY_NAME, framework="pt") as file:
         said = file.metadata()
-        state = {name: file.get_tensor(name) for name in file.keys()}
-    state |= json.loads(said["settings"])
-    set_optimizer_state_dict(model, optimizer, state, options=WHOLE)
+        for key in file.keys():
+            name, _, what = key.partition(BETWEEN)
+            state.setdefault(name, {})[what] = file.get_tensor(key)
+    whole = {"state": state, "param_groups": json.loads(said["groups"])}
+    set_optimizer_state_dict(model, optimizer, whole, options=WHOLE)
     return json.loads(said["schedule"])

@@ -1,14 +1,17 @@
 import pytest
 
 from lynx_moe.errors import LynxError, OutputExistsError
-from lynx_moe.training.folder import CHECKPOINT_FILES, RunFolder
+from lynx_moe.training.folder import BY_NAME, CHECKPOINT_FILES, RunFolder
+
+PLAIN_FILES = (*CHECKPOINT_FILES, "optimizer.pt", "scheduler.pt")
+DIVIDED_FILES = (*CHECKPOINT_FILES, "global_step6/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "scheduler.pt")
 
 
-def checkpoint(run: RunFolder, step: int, without: str = "") -> None:
+def checkpoint(run: RunFolder, step: int, without: str = "", names: tuple[str, ...] = PLAIN_FILES) -> None:
     folder = run.checkpoints / f"checkpoint-{step}"
-    folder.mkdir(parents=True)
-    for name in CHECKPOINT_FILES:
+    for name in names:
         if name != without:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("x")
 
 
@@ -64,10 +67,11 @@ def test_newest_checkpoint_is_the_highest_step_not_the_last_in_the_alphabet(run)
     assert run.last_checkpoint().name == "checkpoint-1000"
 
 
-@pytest.mark.parametrize("missing", CHECKPOINT_FILES)
-def test_checkpoint_that_lacks_a_part_is_passed_over(run, missing):
-    checkpoint(run, 5)
-    checkpoint(run, 6, without=missing)
+@pytest.mark.parametrize("names", [PLAIN_FILES, DIVIDED_FILES, (*CHECKPOINT_FILES, BY_NAME)])
+def test_checkpoint_that_lacks_a_part_is_passed_over(run, names):
+    checkpoint(run, 5, names=names)
+    for step, missing in enumerate(names, start=6):
+        checkpoint(run, step, without=missing, names=names)
     assert run.last_checkpoint().name == "checkpoint-5"
 
 
