@@ -99,7 +99,21 @@ def build_parser() -> argparse.ArgumentParser:
     step.add_argument("--rows", type=at_least_one, default=8, help="rows of a batch (default %(default)s)")
     precisions = ("auto", "bf16", "fp32")
     step.add_argument("--precision", default="auto", choices=precisions, help="as in training (default %(default)s)")
-    for command, repeats, seconds in ((block, 5, 1.0), (step, 20, 30.0)):
+    steps = add("stepwise", run_bench_stepwise, "stepwise answers in one forward against a forward per step")
+    rows = add("packing", run_bench_packing, "packed rows against padded batches")
+    for command, records, batch in ((steps, 64, 8), (rows, 256, 16)):
+        command.add_argument(
+            "path", nargs="?", default="pkg://lynx_moe.pocket/weights", help="a base VLM (%(default)s)"
+        )
+        command.add_argument("--data", metavar="FOLDER", help="records (default: synth draws some for the while)")
+        command.add_argument("--split", default="train", help="which split of --data (default %(default)s)")
+        command.add_argument("--records", type=at_least_one, default=records, help="at most (default %(default)s)")
+        command.add_argument("--batch", type=at_least_one, default=batch, help="records per step (default %(default)s)")
+        command.add_argument("--layers", default="every_other", help="default %(default)s")
+        command.add_argument("--attention", default="eager", help="of transformers (default %(default)s)")
+        command.add_argument("--precision", default="auto", choices=precisions, help="as in training (%(default)s)")
+    rows.add_argument("--pack-tokens", type=at_least_one, default=256, help="of a row (default %(default)s)")
+    for command, repeats, seconds in ((block, 5, 1.0), (step, 20, 30.0), (steps, 5, 60.0), (rows, 5, 60.0)):
         command.add_argument("--repeats", type=at_least_one, default=repeats, help="rounds at least (%(default)s)")
         command.add_argument("--seconds", type=float, default=seconds, help="go on for so long per case (%(default)s)")
         command.add_argument("--threads", type=at_least_one, help="CPU threads (default: torch's own choice)")
@@ -230,6 +244,21 @@ def run_bench_step(given: argparse.Namespace) -> dict:
 
     names = ("layers", "rows", "precision", "repeats", "seconds", "threads")
     return bench_step(given.path, **{name: getattr(given, name) for name in names})
+
+
+PASSES = ("data", "split", "records", "batch", "layers", "attention", "precision", "repeats", "seconds", "threads")
+
+
+def run_bench_stepwise(given: argparse.Namespace) -> dict:
+    from lynx_moe.bench import bench_stepwise
+
+    return bench_stepwise(given.path, **{name: getattr(given, name) for name in PASSES})
+
+
+def run_bench_packing(given: argparse.Namespace) -> dict:
+    from lynx_moe.bench import bench_packing
+
+    return bench_packing(given.path, **{name: getattr(given, name) for name in (*PASSES, "pack_tokens")})
 
 
 def quieten() -> None:

@@ -1,6 +1,8 @@
 """How fast we are beside something named, measured on the user's own machine: `lynx-moe bench`."""
 
 from lynx_moe.bench.block import bench_block
+from lynx_moe.bench.packing import bench_packing
 from lynx_moe.bench.step import bench_step
+from lynx_moe.bench.stepwise import bench_stepwise
 
-__all__ = ["bench_block", "bench_step"]
+__all__ = ["bench_block", "bench_packing", "bench_step", "bench_stepwise"]

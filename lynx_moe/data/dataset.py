@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Dataset
@@ -12,31 +12,37 @@ from lynx_moe.data.pictures import PictureCache, side_by_side
 from lynx_moe.data.prompts import frame
 from lynx_moe.data.records import Record, RecordSet
 from lynx_moe.data.sample import SampleBuilder, Tokens
+from lynx_moe.data.steps import WHOLE, Stepwise, step_tokens
 from lynx_moe.errors import FamilyError
 from lynx_moe.grounding import Box
 
 REMEMBERED_TEXTS = 200_000  # about 100 MB of tokens
 
 
-class _Source:
-    """What both datasets share: tokens and pictures of records, each made at first need."""
+class Source:
+    """What both datasets share: tokens and pictures of records, each made at first need.
 
-    def __init__(self, records: RecordSet, builder: SampleBuilder, cache_bytes: int):
+    A record has one sample, or one for each step or run of steps of its answer that is learned apart.
+    """
+
+    def __init__(self, records: RecordSet, builder: SampleBuilder, stepwise: Stepwise, cache_bytes: int):
         self.records = records
         self.builder = builder
+        self.stepwise = stepwise
         self._pictures = PictureCache(builder.processor.image_processor, cache_bytes)
-        self._tokens: dict[int, Tokens] = {}
+        self._tokens: dict[int, list[Tokens]] = {}
 
-    def tokens(self, position: int) -> Tokens:
+    def tokens(self, position: int) -> list[Tokens]:
         if position not in self._tokens:
-            tokens = self.builder.tokens([self.records[position]])[0]
+            tokens = step_tokens(self.builder, self.records[position], self.stepwise)
             if len(self._tokens) >= REMEMBERED_TEXTS:
                 return tokens
             self._tokens[position] = tokens
         return self._tokens[position]
 
-    def sample(self, position: int) -> dict[str, torch.Tensor]:
-        return self.builder.sample(self.tokens(position), self.records.sizes(position))
+    def samples(self, position: int) -> list[dict[str, torch.Tensor]]:
+        sizes = self.records.sizes(position)
+        return [self.builder.sample(tokens, sizes) for tokens in self.tokens(position)]
 
     def pixels(self, position: int) -> dict[str, torch.Tensor]:
         return side_by_side(
@@ -45,6 +51,53 @@ class _Source:
                 for k, picture in enumerate(self.records.pictures(position))
             ]
         )
+
+    def group(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Records of the same picture or pictures as one packed row, their tokens once, with the pictures.
+
+        Raises:
+            FamilyError: nothing can be shared.
+        """
+        samples = [sample for position in positions for sample in self.samples(position)]
+        # A lone sample needs no prefix: the same row with one segment.
+        return pack(samples, self.prefix(positions) if len(samples) > 1 else 0) | self.pixels(positions[0])
+
+    def apart(self, positions: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
+        """Packed rows of one sample each, every one with its pictures."""
+        for position in positions:
+            for sample in self.samples(position):
+                yield pack([sample], 0) | self.pixels(position)
+
+    def shares(self, positions: Sequence[int]) -> bool:
+        """Whether records of the same pictures are the same up to the last picture."""
+        return self._prefix(positions) is not None
+
+    def prefix(self, positions: Sequence[int]) -> int:
+        """Tokens that records of the same pictures share, up to the last picture.
+
+        Raises:
+            FamilyError: there are none.
+        """
+        prefix = self._prefix(positions)
+        if prefix is None:
+            raise FamilyError(
+                f"{type(self.builder.processor).__name__} puts questions before the picture",
+                why="records are packed behind a picture that they share, and here they differ before it",
+                fix="data.packing=sequence shares nothing there; without packing, objective.stepwise=whole or faithful",
+            )
+        return prefix
+
+    def _prefix(self, positions: Sequence[int]) -> int | None:
+        return shared_prefix([t for each in positions for t in self.tokens(each)], self.per_picture(positions[0]))
+
+    def lengths(self, position: int) -> list[int]:
+        """Tokens of each sample, those of its pictures included."""
+        more = sum(n - 1 for n in self.per_picture(position))
+        return [len(tokens.ids) + more for tokens in self.tokens(position)]
+
+    def per_picture(self, position: int) -> list[int]:
+        """Tokens that stand for each of its pictures."""
+        return [len(self.builder.picture_ids(size)) for size in self.records.sizes(position)]
 
 
 def writable(records: RecordSet, builder: SampleBuilder) -> list[int]:
@@ -77,85 +130,30 @@ def askable(record: Record, builder: SampleBuilder) -> bool:
 class SampleDataset(Dataset):
     """One record per row. `dropped` counts records left out: the processor crops one of their boxes or points away.
 
+    What an entry is depends on how stepwise answers are learned: a sample; with "faithful" a list of samples, one per
+    step, which the `Collator` makes rows of; a packed row where steps need segments.
+
     Args:
         records: what to train on.
-        builder: makes the samples.
+        builder: makes the samples; with `mark_steps` unless answers are learned whole.
+        stepwise: how stepwise answers are learned.
         cache_bytes: memory for prepared pictures; 0 prepares them anew every time.
     """
 
-    def __init__(self, records: RecordSet, builder: SampleBuilder, *, cache_bytes: int = 2**30):
+    def __init__(
+        self, records: RecordSet, builder: SampleBuilder, *, stepwise: Stepwise = WHOLE, cache_bytes: int = 2**30
+    ):
         kept = writable(records, builder)
         self.dropped = len(records) - len(kept)
         self.records = records if not self.dropped else records.select(kept)
-        self._source = _Source(self.records, builder, cache_bytes)
+        self._source = Source(self.records, builder, stepwise, cache_bytes)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        return self._source.sample(position) | self._source.pixels(position)
-
-
-class PackedDataset(Dataset):
-    """Records of one picture per row, as many as `max_tokens` hold. `dropped` as in `SampleDataset`.
-
-    A record about several pictures has a row of its own.
-
-    For models that pass `lynx_moe.data.packing.check_packable`, with the `Collator` of this package.
-
-    Args:
-        max_tokens: of a row, its picture's included; a record that is longer by itself gets a row of its own. Longer
-            rows cost attention that nobody uses, since records do not see each other; shorter ones repeat the picture.
-            Every record is tokenised once when the dataset is made, to fill rows evenly.
-
-    Raises:
-        FamilyError: the chat template puts the question before the picture, so that nothing can be shared.
-    """
-
-    def __init__(self, records: RecordSet, builder: SampleBuilder, *, max_tokens: int = 512, cache_bytes: int = 2**30):
-        kept = writable(records, builder)
-        self.dropped = len(records) - len(kept)
-        self.records = records if not self.dropped else records.select(kept)
-        self._source = _Source(self.records, builder, cache_bytes)
-        self.rows = [row for group in self.records.by_picture() for row in self._filled(group, max_tokens)]
-        fullest = max(self.rows, key=len, default=[])
-        if len(fullest) > 1:
-            self._prefix(fullest)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        positions = self.rows[row]
-        samples = [self._source.sample(position) for position in positions]
-        # A lone record needs no prefix: the same row with one segment.
-        prefix = self._prefix(positions) if len(positions) > 1 else 0
-        return pack(samples, prefix) | self._source.pixels(positions[0])
-
-    def _filled(self, group: list[int], max_tokens: int) -> list[list[int]]:
-        """The group cut, in its order, into rows that keep within `max_tokens` where they can."""
-        picture = sum(len(self._source.builder.picture_ids(size)) for size in self.records.sizes(group[0]))
-        rows: list[list[int]] = []
-        room = 0
-        for position in group:
-            tokens = self._source.tokens(position)
-            shared = tokens.picture_at or 0  # tokens before the picture; its own placeholder counts as the record's
-            own = len(tokens.ids) - shared
-            if not rows or own > room:
-                rows.append([])
-                room = max_tokens - shared - picture
-            rows[-1].append(position)
-            room -= own
-        return rows
-
-    def _prefix(self, positions: Sequence[int]) -> int:
-        tokens = [self._source.tokens(position) for position in positions]
-        size = self.records.size(positions[0])
-        prefix = shared_prefix(tokens, len(self._source.builder.picture_ids(size)))
-        if prefix is None:
-            raise FamilyError(
-                "records of one picture cannot be packed with this chat template",
-                why="it writes the question, or something else that differs, before the picture",
-                fix="use SampleDataset",
-            )
-        return prefix
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
+        source = self._source
+        if source.stepwise.in_segments:
+            return source.group([position])
+        rows = [sample | source.pixels(position) for sample in source.samples(position)]
+        return rows if source.stepwise.mode == "faithful" else rows[0]

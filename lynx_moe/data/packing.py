@@ -1,12 +1,18 @@
-"""Several records of one picture in one row: the picture's tokens once, then each question with its answer.
+"""Several records in one row: a picture's tokens once before its records, and such groups one after another.
 
-    row        <s> USER: [picture tokens]  Find the cat. ASSISTANT: ...</s>  How many dogs? ASSISTANT: 2</s>
-    segment     0   0         0            1  1   1  1     1             1    2   2    2       2      2  2
-    position    0   1        2..P         P+1 ...                            P+1 ...
+    row        <s> USER: [picture tokens]  Find the cat. ASSISTANT: ...</s>  How many dogs? ASSISTANT: 2</s>  <s> USER:
+    group       1   1        1            1  1   1  1     1             1    1   1    1       1      1  1      2   2
+    segment     1   1        1            2  2   2  2     2             2    3   3    3       3      3  3      1   1
+    position    0   1        2..P         P+1 ...                            P+1 ...                           0   1
 
-A token sees the earlier tokens of its own segment and the shared prefix, nothing of the other segments, and counts
-positions as if it stood alone, so every logit is what it is without packing. This holds for decoders with one rotary
-position per token and full causal attention; `check_packable` refuses the others.
+A token sees the earlier tokens of its own segment and the prefix of its own group, nothing else, and counts positions
+as if it stood alone, so every logit is what it is without packing. Pictures come in the order of their tokens.
+
+Two forms say so to a model. A 4D mask, for eager and sdpa attention, on any device; it costs attention between all
+tokens of a row. Or, for flash attention, rows without a mask or padding, laid end to end in one long row: position ids
+start anew with each segment and cumulative lengths tell where, so that nothing is computed between segments. Segments
+are whole sequences there, so every record repeats its picture. This holds for decoders with one rotary position per
+token and full causal attention; `check_packable` refuses the others.
 """
 
 from __future__ import annotations
@@ -15,10 +21,19 @@ from collections.abc import Sequence
 
 import torch
 
+from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.sample import IGNORED, Tokens
 from lynx_moe.errors import FamilyError
 
-PREFIX, PADDING = 1, 0  # segment ids; records of a row count on from 2
+PREFIX, PADDING = 1, 0  # segment ids; records of a group count on from 2
+MASKED = ("eager", "sdpa")  # implementations of attention that take a 4D mask
+FLASH = ("flash_attention_2", "flash_attention_3")
+# Families whose forward hands further arguments to the decoder alone. In others the lengths of text segments would
+# reach the vision tower too; those are given position ids only, from which transformers reads the same lengths, once in
+# every layer.
+LENGTHS_TO_DECODER = (
+    "aya_vision", "idefics3", "internvl", "llava", "llava_next", "llava_onevision", "mistral3", "smolvlm", "vipllava",
+)  # fmt: skip
 
 
 def pack(samples: Sequence[dict[str, torch.Tensor]], prefix: int) -> dict[str, torch.Tensor]:
@@ -56,8 +71,21 @@ def pack(samples: Sequence[dict[str, torch.Tensor]], prefix: int) -> dict[str, t
     return row
 
 
-def additive_mask(segment_ids_BL: torch.Tensor) -> torch.Tensor:
-    """(B, 1, L, L) float32: 0 where a token may look, the least number where it may not.
+def chain(groups: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What `pack` made of several groups as one row (L,), with `group_ids` (1, 2, ..) to tell them apart.
+
+    What is not over tokens, the pictures, is joined along its first axis in the order of the groups.
+    """
+    length = len(groups[0]["input_ids"])
+    over_tokens = [name for name, value in groups[0].items() if value.ndim == 1 and len(value) == length]
+    pictures = [{name: each[name] for name in each if name not in over_tokens} for each in groups]
+    row = {name: torch.cat([each[name] for each in groups]) for name in over_tokens}
+    row["group_ids"] = torch.cat([torch.full_like(each["segment_ids"], k) for k, each in enumerate(groups, start=1)])
+    return row | side_by_side(pictures)
+
+
+def additive_mask(segment_ids_BL: torch.Tensor, group_ids_BL: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, 1, L, L) float32: 0 where a token may look, the least number where it may not. Without groups a row is one.
 
     Additive floats and not booleans: transformers hands a 4D mask to the attention as it is, and eager attention adds
     it. A padding token sees padding before it and itself, so no row of the softmax is empty.
@@ -67,46 +95,78 @@ def additive_mask(segment_ids_BL: torch.Tensor) -> torch.Tensor:
     earlier_LL = torch.ones(L, L, dtype=torch.bool, device=segment_ids_BL.device).tril()
     shared_B1L = (offers_B1L == PREFIX) & (asks_BL1 != PADDING)
     sees_BLL = earlier_LL & ((asks_BL1 == offers_B1L) | shared_B1L)
+    if group_ids_BL is not None:
+        sees_BLL &= group_ids_BL[:, :, None] == group_ids_BL[:, None, :]
     # float32 whatever the model computes in: eager and sdpa attention both take it, under autocast too.
     mask = torch.zeros(B, L, L, dtype=torch.float32, device=segment_ids_BL.device)
     return mask.masked_fill(~sees_BLL, torch.finfo(torch.float32).min)[:, None]
 
 
-def shared_prefix(tokens: Sequence[Tokens], num_picture_tokens: int) -> int | None:
-    """Tokens up to and including the picture, when all records share them; None when they differ there or have none."""
+def cumulative_lengths(position_ids_L: torch.Tensor) -> dict[str, torch.Tensor | int]:
+    """Where the sequences of a long row begin, as flash attention wants it: transformers' `FlashAttentionKwargs`.
+
+    Args:
+        position_ids_L: counting from 0 in every sequence.
+
+    >>> cumulative_lengths(torch.tensor([0, 1, 2, 0, 1]))["cu_seq_lens_q"]
+    tensor([0, 3, 5], dtype=torch.int32)
+    """
+    starts = (position_ids_L == 0).nonzero().squeeze(1)
+    bounds = torch.cat([starts, starts.new_tensor([len(position_ids_L)])]).to(torch.int32)
+    longest = int(bounds.diff().max())
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+
+
+def shared_prefix(tokens: Sequence[Tokens], num_picture_tokens: Sequence[int]) -> int | None:
+    """Tokens up to and including the last picture, when all share them; None when they differ there.
+
+    0 without pictures.
+
+    Args:
+        num_picture_tokens: of each picture, in order.
+    """
     first = tokens[0]
-    for each in tokens:
-        if each.picture_at is None or each.picture_at != first.picture_at:
-            return None
-        if not (each.ids[: each.picture_at] == first.ids[: first.picture_at]).all():
-            return None
-    return first.picture_at + num_picture_tokens
+    before = first.pictures_at[-1] + 1 if first.pictures_at else 0
+    if any(each.pictures_at != first.pictures_at or (each.ids[:before] != first.ids[:before]).any() for each in tokens):
+        return None
+    return before + sum(num_picture_tokens) - len(first.pictures_at)
 
 
-def check_packable(model) -> None:
+def attention_of(model) -> str:
+    """Name of the implementation of attention that the text decoder of `model` uses."""
+    return getattr(model.config.get_text_config(), "_attn_implementation", None) or model.config._attn_implementation
+
+
+def check_packable(model, *, lengths: bool = False) -> None:
     """Passes when packed rows give this model the logits of unpacked ones.
+
+    Args:
+        lengths: flash attention will do as well, because rows may be told to it by the lengths of their segments.
 
     Raises:
         FamilyError: its positions have several axes, its layers do not all attend to everything before, picture
-            tokens look ahead, or its attention implementation cannot take a 4D mask.
+            tokens look ahead, or its attention implementation cannot be told of segments.
     """
     config = model.config
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
     layer_types = set(getattr(text, "layer_types", None) or ())
     window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
-    implementation = getattr(text, "_attn_implementation", None) or config._attn_implementation
+    implementation = attention_of(model)
+    takes = (*MASKED, *FLASH) if lengths else MASKED
     reasons = [
         ("mrope_section" in rope, "its positions have three axes"),
         (bool(layer_types - {"full_attention"}), f"its layers are {', '.join(sorted(layer_types))}"),
         (not layer_types and window is not None, f"it attends within a window of {window} tokens"),
         (config.model_type in ("gemma3", "paligemma"), "its picture tokens look ahead of themselves"),
-        (implementation not in ("eager", "sdpa"), f"its attention is {implementation!r}, which takes no 4D mask"),
+        (implementation not in takes, f"its attention is {implementation!r}, which takes no 4D mask"),
     ]
     for bad, reason in reasons:
         if bad:
+            sdpa = "load it with model.attention=sdpa"
+            flash = f"{sdpa}, or set data.packing=sequence" if implementation in FLASH else sdpa
             raise FamilyError(
                 f"{type(model).__name__} cannot train on packed rows",
                 why=reason,
-                fix="load it with attn_implementation='sdpa'" if "4D" in reason else "use unpacked samples",
+                fix=flash if "4D" in reason else "use unpacked samples (data.packing=none)",
             )

@@ -8,13 +8,13 @@ follows its last `Step n:`, and the whole text when there is none.
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 
 from lynx_moe.data.records import Record
 from lynx_moe.errors import RecordError
 from lynx_moe.families.dialects import Dialect
 
-# The suffix that the paper shows at inference; one wording for training too is our choice, since one forward pass
-# covers every step of an answer.
+# The suffix that the paper shows at inference, and ours in training too unless `lynx_moe.data.steps` says otherwise.
 STEPWISE_SUFFIX = " Let's think step-by-step."
 STEP = re.compile(r"Step [0-9]{1,3}: ?")
 
@@ -38,18 +38,17 @@ def frame(record: Record, picture: int) -> tuple[int, int]:
     return sizes[picture]
 
 
-def question_text(record: Record, dialect: Dialect) -> str:
-    """The question as put to the model: boxes and points that it shows spelled by `dialect`, and the stepwise suffix
+def question_text(record: Record, dialect: Dialect, suffix: str = STEPWISE_SUFFIX) -> str:
+    """The question as put to the model: boxes and points that it shows spelled by `dialect`, and the stepwise `suffix`
     when a grounding record has steps. Braces in the question of a record that shows neither are left alone.
 
     Raises:
         DialectError: a box or point cannot be written, for example because the model cannot see it.
     """
-    suffix = STEPWISE_SUFFIX if record.is_grounding and record.steps else ""
     shown = record.question
     if record.shows_places:
         shown = dialect.render(shown, record.question_boxes, frame(record, 0), record.question_points)
-    return shown + suffix
+    return shown + suffix if record.is_grounding and record.steps else shown
 
 
 def target_text(record: Record, dialect: Dialect) -> str:
@@ -59,12 +58,26 @@ def target_text(record: Record, dialect: Dialect) -> str:
     Raises:
         DialectError: a box cannot be written, for example because the model cannot see it.
     """
+    return " ".join(target_parts(record, dialect))
+
+
+def target_parts(record: Record, dialect: Dialect) -> list[str]:
+    """What `target_text` joins: each step with its number, the answer last; the answer alone when there are none.
+
+    Raises:
+        DialectError: a box cannot be written.
+    """
     answer = dialect.render(record.answer, record.boxes, frame(record, record.picture))
     if not record.steps:
-        return answer
+        return [answer]
     parts = [dialect.render(step.text, step.boxes, frame(record, step.picture)) for step in record.steps]
-    parts.append(answer)
-    return " ".join(f"Step {number}: {part}" for number, part in enumerate(parts, start=1))
+    return [f"Step {number}: {part}" for number, part in enumerate([*parts, answer], start=1)]
+
+
+def step_starts(record: Record, dialect: Dialect) -> list[int]:
+    """Where in `target_text` each part begins; from the second on with the space that comes before it."""
+    ends = list(accumulate(len(part) + 1 for part in target_parts(record, dialect)))
+    return [0, *(end - 1 for end in ends[:-1])]
 
 
 def final_answer(text: str) -> str:

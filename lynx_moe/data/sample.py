@@ -18,13 +18,14 @@ import torch
 from PIL import Image
 
 from lynx_moe.data.pictures import side_by_side
-from lynx_moe.data.prompts import NO_SIZE, messages, question_text, target_text
+from lynx_moe.data.prompts import NO_SIZE, STEPWISE_SUFFIX, messages, question_text, step_starts, target_text
 from lynx_moe.data.records import Record
 from lynx_moe.errors import FamilyError, RecordError
 from lynx_moe.families.dialects import Dialect
 
 IGNORED = -100  # label of a token that is not learned, as everywhere in transformers
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+ANSWER = -1  # number, in `in_step`, of the step that is the answer: the last, however many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,18 @@ class Tokens:
     """A tokenised record before its picture tokens are spread out.
 
     `ids` (L,) int32 holds one picture token for each picture, at `pictures_at`, all of them before the answer, which is
-    learned and begins at `answer_at`. `in_box` (L,) says which tokens spell a box of the answer; None unless asked for.
+    learned and begins at `answer_at`; of a stepwise one the first `given` tokens may be given instead, as the steps
+    before the one that is learned. `in_box` (L,) says which tokens spell a box of the answer, `in_step` (L,) int8
+    which step of a stepwise grounding answer a token belongs to (1, 2, .., `ANSWER`; 0: none); None unless asked for.
     """
 
     ids: np.ndarray
     answer_at: int
     pictures_at: tuple[int, ...]
     is_grounding: bool
+    given: int = 0
     in_box: np.ndarray | None = None
+    in_step: np.ndarray | None = None
 
     @property
     def picture_at(self) -> int | None:
@@ -54,22 +59,24 @@ class SampleBuilder:
         processor: a transformers processor with an image processor, a tokenizer and a chat template.
         dialect: how boxes are written.
         mark_boxes: give samples `in_box` as well, for a loss that weighs the tokens of boxes.
+        mark_steps: give samples `in_step` as well, for a loss that weighs steps, or to cut answers into them.
 
     Raises:
-        FamilyError: the processor has no chat template or no picture token; or boxes are to be marked, and its
+        FamilyError: the processor has no chat template or no picture token; or boxes or steps are to be marked, and its
             tokenizer does not say which characters a token stands for.
     """
 
-    def __init__(self, processor, dialect: Dialect, *, mark_boxes: bool = False):
+    def __init__(self, processor, dialect: Dialect, *, mark_boxes: bool = False, mark_steps: bool = False):
         self.processor = processor
         self.dialect = dialect
         self.tokenizer = processor.tokenizer
         self.mark_boxes = mark_boxes
-        if mark_boxes and not self.tokenizer.is_fast:
+        self.mark_steps = mark_steps
+        if (mark_boxes or mark_steps) and not self.tokenizer.is_fast:
             raise FamilyError(
-                f"{type(self.tokenizer).__name__} cannot tell which tokens spell a box",
+                f"{type(self.tokenizer).__name__} cannot tell which tokens spell a {'box' if mark_boxes else 'step'}",
                 why="only tokenizers of the tokenizers library know the characters behind a token",
-                fix="objective.box_weight=1, or load the fast tokenizer of this family",
+                fix="load the fast tokenizer of this family, or leave objective.box_weight, stepwise and step_weights",
             )
         # PaliGemma's processor alone takes a prompt and its answer ("suffix") apart.
         self._is_prefix_model = "suffix" in inspect.signature(processor.__call__).parameters
@@ -95,8 +102,8 @@ class SampleBuilder:
 
         Returns:
             `input_ids`, `labels` (-100 outside the answer), `attention_mask`, `is_grounding` and, if asked for,
-            `in_box`, each (L,), with the processor's own token types if it has them; and, when there are pictures,
-            what the image processor returns for them, joined along the first axis.
+            `in_box` and `in_step`, each (L,), with the processor's own token types if it has them; and, when there are
+            pictures, what the image processor returns for them, joined along the first axis.
 
         Raises:
             DialectError: a box of the record cannot be written. RecordError: the text cannot be tokenised as a sample.
@@ -104,9 +111,9 @@ class SampleBuilder:
         sample = self.sample(self.tokens([record])[0], record.sizes)
         return sample | side_by_side([self.pixels(record.image(k)) for k in range(len(record.sizes))])
 
-    def tokens(self, records: Sequence[Record]) -> list[Tokens]:
-        """Prompt and true answer of each record, tokenised."""
-        return [self._tokens(record, target_text(record, self.dialect)) for record in records]
+    def tokens(self, records: Sequence[Record], suffix: str = STEPWISE_SUFFIX) -> list[Tokens]:
+        """Prompt and true answer of each record, tokenised; `suffix` ends the questions of stepwise records."""
+        return [self._tokens(record, target_text(record, self.dialect), suffix) for record in records]
 
     def prompts(self, records: Sequence[Record]) -> list[Tokens]:
         """The prompt of each record alone, up to where the answer begins."""
@@ -124,12 +131,14 @@ class SampleBuilder:
         """The token tensors of a sample, each (L,)."""
         ids = self.spread(tokens, sizes)
         answer_at = tokens.answer_at + len(ids) - len(tokens.ids)
+        learned_at = answer_at + tokens.given
         labels = np.full_like(ids, IGNORED)
-        labels[answer_at:] = ids[answer_at:]
+        labels[learned_at:] = ids[learned_at:]
         marked = {}
-        if tokens.in_box is not None:
-            marked["in_box"] = torch.zeros(len(ids), dtype=torch.bool)
-            marked["in_box"][answer_at:] = torch.from_numpy(tokens.in_box[tokens.answer_at :])
+        for name, values in (("in_box", tokens.in_box), ("in_step", tokens.in_step)):
+            if values is not None:
+                marked[name] = torch.zeros(len(ids), dtype=torch.from_numpy(values).dtype)
+                marked[name][learned_at:] = torch.from_numpy(values[tokens.answer_at + tokens.given :])
         return {
             "input_ids": torch.from_numpy(ids),
             "labels": torch.from_numpy(labels),
@@ -176,29 +185,52 @@ class SampleBuilder:
             self._token_types = tuple(name for name in TOKEN_TYPES if name in made)
         return self._picture_ids[size]
 
-    def _tokens(self, record: Record, answer: str | None) -> Tokens:
-        question = question_text(record, self.dialect)
+    def _tokens(self, record: Record, answer: str | None, suffix: str = STEPWISE_SUFFIX) -> Tokens:
+        question = question_text(record, self.dialect, suffix)
         pictures = len(record.sizes)
         prompt = self._render(question, pictures, None)
         full = None if answer is None else self._render(question, pictures, answer)
         try:
             tokens = self._tokens_of(prompt, full, pictures, record.is_grounding)
+            if full is not None and (self.mark_boxes or self.mark_steps):
+                tokens = self._marked(tokens, record, prompt, full, answer)
         except RecordError as error:
             raise RecordError(f"record {record.id!r}: {error.message}", why=error.why, fix=error.fix) from None
-        if self.mark_boxes and full is not None:
-            tokens = replace(tokens, in_box=self._in_box(prompt, full, record.sizes or (NO_SIZE,), len(tokens.ids)))
         return tokens
 
-    def _in_box(self, prompt: str, full: str, sizes: Sequence[tuple[int, int]], count: int) -> np.ndarray:
-        """(count,) True for each token of `full` that spells a part of a box of any picture behind the prompt."""
+    def _marked(self, tokens: Tokens, record: Record, prompt: str, full: str, answer: str) -> Tokens:
+        """`tokens` with what was asked to be marked."""
+        # An EOS that `_ended` added stands behind all characters; what the template wrote after its own was cut off.
+        spans = self._encoded(full, return_offsets_mapping=True)["offset_mapping"][: len(tokens.ids)]
+        spans = spans + [(len(full), len(full))] * (len(tokens.ids) - len(spans))
+        if self.mark_boxes:
+            tokens = replace(tokens, in_box=self._in_box(prompt, full, record.sizes or (NO_SIZE,), spans))
+        if self.mark_steps:
+            in_step = np.zeros(len(spans), dtype=np.int8)
+            if record.is_grounding and record.steps:
+                in_step[tokens.answer_at :] = self._steps(record, full, answer, spans[tokens.answer_at :])
+            tokens = replace(tokens, in_step=in_step)
+        return tokens
+
+    def _in_box(self, prompt: str, full: str, sizes: Sequence[tuple[int, int]], spans: list) -> np.ndarray:
+        """(L,) True for each token of `full` that spells a part of a box of any picture behind the prompt."""
         start = len(os.path.commonprefix([prompt, full]))
         found = [span for size in set(sizes) for span in self.dialect.decode(full[start:], size).spans]
-        spans = [(start + begin, start + end) for begin, end in found]
-        characters = self._encoded(full, return_offsets_mapping=True)["offset_mapping"]
-        marked = np.zeros(count, dtype=bool)  # an EOS that `_ended` added is in no box
-        for k, (begin, end) in enumerate(characters[:count]):
-            marked[k] = any(begin < b and a < end for a, b in spans)
-        return marked
+        boxes = [(start + begin, start + end) for begin, end in found]
+        return np.array([any(begin < b and a < end for a, b in boxes) for begin, end in spans], dtype=bool)
+
+    def _steps(self, record: Record, full: str, answer: str, spans: list) -> np.ndarray:
+        """(answer's tokens,) the step that each belongs to; the space before "Step n:" belongs to step n."""
+        at = full.rfind(answer)
+        if at < 0:
+            raise RecordError(
+                "its answer is not in the text that the chat template makes of it",
+                why="steps are found by where their words stand",
+                fix="objective.stepwise=whole without weights per step, or a template that leaves answers as they are",
+            )
+        starts = [at + start for start in step_starts(record, self.dialect)]
+        numbers = 1 + np.searchsorted(starts[1:], [end for _, end in spans], side="left")
+        return np.where(numbers == len(starts), ANSWER, numbers)
 
     def _tokens_of(self, prompt: str, full: str | None, pictures: int, is_grounding: bool) -> Tokens:
         ids = prompt_ids = self._tokenise(prompt)

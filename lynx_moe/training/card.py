@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import lynx_moe
-from lynx_moe.data import SampleDataset
+from lynx_moe.data import Collator, SampleDataset
 from lynx_moe.training.preparing import Prepared
 from lynx_moe.training.settings import Settings
 
@@ -22,7 +22,8 @@ def look_at(prepared: Prepared, device: torch.device) -> list[dict]:
     records = prepared.records
     step = max(1, len(records) // LOOKED_AT)
     samples = list(SampleDataset(records.select(range(0, len(records), step)[:LOOKED_AT]), prepared.builder))
-    batches = [prepared.collator(samples[start : start + 8]) for start in range(0, len(samples), 8)]
+    collate = Collator(prepared.processor)  # not the run's own, whose rows may be packed
+    batches = [collate(samples[start : start + 8]) for start in range(0, len(samples), 8)]
     return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,10 @@ from torch import nn
 
 from lynx_moe.objectives.answer import answer_nats
 from lynx_moe.objectives.retention import retention_nats
+from lynx_moe.objectives.stepwise import step_weights
 from lynx_moe.training.method import watched_penalties
 
-OURS = ("labels", "is_grounding", "in_box")  # batch entries that are for the loss, not for the model
+OURS = ("labels", "is_grounding", "in_box", "in_step")  # batch entries that are for the loss, not for the model
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,35 @@ class AnswerLoss:
     """Mean cross-entropy over grounding answer tokens, plus `retention_kl` times the mean KL(base || adapted) over
     understanding answer tokens.
 
-    The first mean may weigh the tokens of boxes. Both go over all micro-batches of a step and over all devices, so that
-    accumulating gives the gradient of the joint batch.
+    The first mean may weigh the tokens of boxes and of steps; the two weights multiply. Both means go over all
+    micro-batches of a step and over all devices, so that accumulating gives the gradient of the joint batch. So what a
+    record counts for is the sum over its tokens, hence over its steps, in one forward or in several.
 
     Args:
         model: the PEFT model itself; its `disable_adapter()` gives the base.
         retention_kl: weight of the KL; 0 saves the base's forward.
         box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
+        step_weights, answer_weight: of the tokens of a stepwise answer, as in `lynx_moe.objectives.stepwise`.
         jointly: all processes run the same modules in the same order, whatever their own rows are: where each holds a
             part of every weight, one that skips a forward leaves the others waiting.
     """
 
-    def __init__(self, model: nn.Module, *, retention_kl: float = 0.0, box_weight: float = 1.0, jointly: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        retention_kl: float = 0.0,
+        box_weight: float = 1.0,
+        step_weights: Sequence[float] = (),
+        answer_weight: float = 1.0,
+        jointly: bool = False,
+    ):
         self.model = model
         self.jointly = jointly
         self.retention_kl = retention_kl
         self.box_weight = box_weight
+        self.step_weights = list(step_weights)
+        self.answer_weight = answer_weight
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
 
     def counts(self, batch: dict) -> torch.Tensor:
@@ -65,7 +80,8 @@ class AnswerLoss:
         Args:
             model: what to call: the PEFT model, or what a launcher wrapped it with.
             batch: `labels` (B, L), -100 outside answers; `is_grounding` (B, L), which says of an answer's tokens which
-                of the two terms they belong to; with a `box_weight` also `in_box` (B, L); and the model's inputs.
+                of the two terms they belong to; with a `box_weight` also `in_box`, with weights of steps `in_step`
+                (B, L); and the model's inputs.
             counts: (2,) `counts` summed over all micro-batches of the step and all processes.
             processes: over how many gradients are averaged.
         """
@@ -111,7 +127,11 @@ class AnswerLoss:
     def _weights(self, batch: dict) -> torch.Tensor:
         """(B, L-1) what the prediction of each next token weighs among the grounding answers'."""
         weight_BL = torch.ones_like(batch["labels"][:, 1:], dtype=torch.float32)
-        return weight_BL if self.box_weight == 1 else weight_BL.masked_fill(batch["in_box"][:, 1:], self.box_weight)
+        if self.box_weight != 1:
+            weight_BL = weight_BL.masked_fill(batch["in_box"][:, 1:], self.box_weight)
+        if self.step_weights or self.answer_weight != 1:
+            weight_BL = weight_BL * step_weights(batch["in_step"][:, 1:], self.step_weights, self.answer_weight)
+        return weight_BL
 
     def _at(self, logits: torch.Tensor, kept_K: torch.Tensor, kind_BL: torch.Tensor) -> torch.Tensor:
         """Logits (T, V) that predict the tokens marked in `kind_BL`, whether or not the model dropped the others."""
@@ -139,7 +159,8 @@ def one_picture_each(forward: dict, base: nn.Module) -> bool:
 def rows_of(forward: dict, rows_B: torch.Tensor) -> dict | None:
     """The model's inputs of some rows alone; None where one is not cut into rows (all pictures' patches, say)."""
     shared = {"logits_to_keep"}
-    if any(len(value) != len(rows_B) for name, value in forward.items() if name not in shared):
+    tensors = {name: value for name, value in forward.items() if name not in shared}
+    if any(not isinstance(value, torch.Tensor) or len(value) != len(rows_B) for value in tensors.values()):
         return None
     return {name: value if name in shared else value[rows_B] for name, value in forward.items()}
 

@@ -13,15 +13,14 @@ from tqdm.auto import tqdm
 from transformers import ProcessorMixin, set_seed
 
 from lynx_moe.data import Collator, PackedDataset, RecordSet, SampleBuilder, SampleDataset, load_records
-from lynx_moe.data.packing import check_packable
 from lynx_moe.errors import RecordError
-from lynx_moe.families.dialects import get_dialect
 from lynx_moe.training.base import load_base
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.memory import keep_freed_memory
 from lynx_moe.training.method import attach, is_gated, only_adapter_trains
 from lynx_moe.training.prompt_gate import fit_on_records
 from lynx_moe.training.records import splits_in
+from lynx_moe.training.samples import sample_builder, training_samples
 from lynx_moe.training.settings import Settings
 
 
@@ -70,18 +69,12 @@ def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
     if not quiet:
         tqdm.write(f"{trainable:,} parameters train, all of them the adapter's")
 
-    builder = SampleBuilder(
-        processor, get_dialect(settings.model.dialect, processor), mark_boxes=settings.objective.box_weight != 1
-    )
+    builder = sample_builder(settings, processor)
     records = training_records(settings)
     gate = {"mode": settings.adapter.prompt_gate if is_gated(model) else None, "fitted": False}
     if gate["mode"] == "auto":
         gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
-    if settings.data.pack_tokens:
-        check_packable(base)
-        dataset = PackedDataset(records, builder, max_tokens=settings.data.pack_tokens)
-    else:
-        dataset = SampleDataset(records, builder)
+    dataset, collator = training_samples(settings, base, builder, records)
     return Prepared(
         model=model,
         processor=processor,
@@ -92,7 +85,7 @@ def prepare(settings: Settings, *, quiet: bool = False) -> Prepared:
         builder=builder,
         records=records,
         dataset=dataset,
-        collator=Collator(processor),
+        collator=collator,
     )
 
 

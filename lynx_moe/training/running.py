@@ -66,6 +66,8 @@ def train(settings: Settings, sharding: Sharding, here: PartialState) -> dict:
         sharding=sharding,
         retention_kl=settings.objective.retention_kl,
         box_weight=settings.objective.box_weight,
+        step_weights=settings.objective.step_weights,
+        answer_weight=settings.objective.answer_weight,
         warmup=settings.trainer.warmup,
         budget=budget,
         progress=settings.trainer.progress,

@@ -111,10 +111,16 @@ class DataSettings(Checked):
         None, "synthesis tasks to train on, a kind standing for all tasks of that kind; null: all tasks"
     )
     limit: int | None = setting(None, "use at most this many records; null: all of them", low=1)
+    packing: str | None = setting(
+        None,
+        "what shares a row of pack_tokens: picture, records of one picture behind it; sequence, also of different "
+        "pictures; none: one record per row; null: picture if pack_tokens is given",
+        choices=("none", "picture", "sequence"),
+    )
     pack_tokens: int | None = setting(
         None,
-        "tokens of a row that holds several records of one picture, the picture computed once; batch_size then counts "
-        "such rows; null: one record per row",
+        "tokens of a row that holds several records, a picture they share computed once; batch_size then counts such "
+        "rows; null: one record per row",
         low=1,
     )
     workers: int = setting(0, "processes that load pictures and tokenise; 0: the training process itself", low=0)
@@ -169,6 +175,22 @@ class ObjectiveSettings(Checked):
     )
     box_weight: float = setting(
         1.0, "weight of a token that spells a box, where the other tokens of a grounding answer weigh 1", low=0.0
+    )
+    stepwise: str = setting(
+        "whole",
+        "how stepwise answers are learned: whole, as at inference; faithful, as in the paper: a forward per step; "
+        "packed: faithful's supervision in one forward",
+        choices=("whole", "faithful", "packed"),
+    )
+    step_suffixes: list[str] = setting(
+        ["Let's think of the next step."],
+        "faithful and packed: what ends the question while step 1, 2, .. is learned; the last goes on for later steps",
+    )
+    step_weights: list[float] = setting(
+        [], "weight of a token of step 1, 2, ..; the last goes on for later steps; empty: 1. box_weight multiplies it"
+    )
+    answer_weight: float = setting(
+        1.0, "weight of a token of the last step of a stepwise answer, whatever its number", low=0.0
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ class LynxTrainer(Trainer):
 
     Args:
         model: a PEFT model with a LynX adapter, or a baseline.
-        retention_kl, box_weight: see `AnswerLoss`.
+        retention_kl, box_weight, step_weights, answer_weight: see `AnswerLoss`.
         warmup: share of the run over which the learning rate rises.
         budget: seconds that training may take.
         progress: show a progress bar.
@@ -41,6 +42,8 @@ class LynxTrainer(Trainer):
         *,
         retention_kl: float = 0.0,
         box_weight: float = 1.0,
+        step_weights: Sequence[float] = (),
+        answer_weight: float = 1.0,
         warmup: float = 0.0,
         budget: TimeBudget | None = None,
         progress: bool = True,
@@ -53,7 +56,12 @@ class LynxTrainer(Trainer):
         super().__init__(model=model, args=args, **rest)
         self.loss_is_scaled_for_ga = True
         self.answer_loss = AnswerLoss(
-            model, retention_kl=retention_kl, box_weight=box_weight, jointly=self.sharding.divides_weights
+            model,
+            retention_kl=retention_kl,
+            box_weight=box_weight,
+            step_weights=step_weights,
+            answer_weight=answer_weight,
+            jointly=self.sharding.divides_weights,
         )
         self.warmup = warmup
         self.budget = budget or TimeBudget()

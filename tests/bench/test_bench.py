@@ -9,6 +9,7 @@ import torch
 from lynx_moe import cli
 from lynx_moe.bench import block
 from lynx_moe.bench.timing import compare, in_turn
+from tests.data.written import small_folder, stepwise_folder
 
 PATHS = {"dense", "eager", "batched_mm", "grouped_mm", "plain_loop"}
 TINY = ("--width", "32", "--ffn-width", "64", "--repeats", "2", "--seconds", "0", "--threads", "1")
@@ -77,6 +78,39 @@ def test_step_names_both_sizes_and_the_ratio(tmp_path):
     (row,) = found["rows"]
     assert row["layers"] == "upper_half" and row["blocks"] > 0 and row["ratio_to_lora"] > 0
     assert abs(row["lora_trainable"] / row["trainable"] - 1) < 0.05
+
+
+QUICK = ("--repeats", "1", "--seconds", "0", "--threads", "1", "--precision", "fp32", "--batch", "2")
+
+
+@pytest.mark.slow
+def test_stepwise_times_the_same_records_in_every_way(tmp_path):
+    folder = stepwise_folder(tmp_path / "data")
+    found = run(tmp_path / "s.json", "stepwise", "--data", str(folder), *QUICK)
+    rows = {row["way"]: row for row in found["rows"]}
+    assert {name: row["rows"] for name, row in rows.items()} == {"faithful": 9, "packed": 3, "packed_segments": 3}
+    assert rows["packed"]["tokens"] < rows["packed_segments"]["tokens"] < rows["faithful"]["tokens"]
+    assert found["setting"]["records"] == 3 and found["setting"]["steps_per_record"] == 3
+    assert all(row["records_per_second"] > 0 and row["ratio_to_faithful"] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_packing_times_the_same_tokens_in_every_way(tmp_path):
+    folder = small_folder(tmp_path / "data")
+    sizes = ("--pack-tokens", "300", "--data", str(folder))
+    found = run(tmp_path / "p.json", "packing", *sizes, *QUICK)
+    rows = {row["way"]: row for row in found["rows"]}
+    assert list(rows) == ["random", "by_length", "picture", "sequence"] and found["left_out"] == []
+    assert rows["sequence"]["rows"] < rows["picture"]["rows"] < rows["random"]["rows"] == found["setting"]["records"]
+    assert rows["sequence"]["tokens"] < rows["random"]["tokens"]
+    for row in rows.values():
+        assert row["tokens_per_second"] == pytest.approx(found["setting"]["useful"] / row["seconds"])
+        assert 0 <= row["padding"] < 1
+
+
+def test_data_without_what_is_to_be_measured_is_refused(tmp_path):
+    folder = small_folder(tmp_path / "data")
+    assert cli.main(["bench", "packing", "--data", str(folder), "--split", "nowhere", *QUICK]) == 1
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ def test_paper_experiment_is_the_papers_method():
     paper = compose("experiment=paper")
     assert (paper.adapter.mix, paper.adapter.num_experts, paper.adapter.layers) == ("convex", 2, "every_other")
     assert paper.adapter.gate_sparsity == paper.objective.retention_kl == 0.0 and paper.model.dialect == "percent"
+    assert paper.objective.stepwise == "faithful"
 
 
 def test_command_line_wins_over_every_file():

@@ -126,3 +126,49 @@ def two_pictures(folder: Path) -> Path:
         record(4, task="words", kind="understanding", question="What is one?", answer="one", phrase=""),
     ]
     return write_folder(folder, [(rows, [picture("a", (48, 32)), picture("b", (24, 40), (10, 200, 90))])])
+
+
+def stepwise_folder(folder: Path) -> Path:
+    """Two pictures; stepwise records of two, three and four steps, answer included, beside records without steps."""
+
+    def step(text: str, *boxes: list[float]) -> dict:
+        return {"text": text, "boxes": list(boxes), "objects": []}
+
+    rows = [
+        record(
+            0,
+            id="train/test/0/three/0",
+            image_id="a",
+            question="What color is the thing the person is looking at?",
+            steps=[
+                step("Find the person at {box:0}.", [0.0, 4.0, 9.0, 32.0]),
+                step("Find the ball at {box:0}.", [10.0, 12.0, 32.0, 32.0]),
+            ],
+            answer="The ball is orange.",
+        ),
+        record(1, id="train/test/0/find_one/0", image_id="a", boxes=[[4.0, 4.0, 20.0, 20.0]]),
+        record(
+            2,
+            id="train/test/1/two/0",
+            image_id="b",
+            question="Find the thing left of the cat.",
+            steps=[step("Find the cat at {box:0}.", [10.0, 10.0, 20.0, 30.0])],
+            answer="The star is at {box:0}.",
+            boxes=[[1.0, 2.0, 11.0, 22.0]],
+        ),
+        record(3, id="train/test/1/count/0", image_id="b", task="count", kind="understanding", phrase="",
+               question="How many cat are there?", answer="2"),
+        record(
+            4,
+            id="train/test/1/four/0",
+            image_id="b",
+            question="How many star are there?",
+            steps=[
+                step("Find the star at {box:0}.", [1.0, 2.0, 11.0, 22.0]),
+                step("The star is at {box:0}.", [12.0, 2.0, 20.0, 9.0]),
+                step("No star is left ."),
+            ],
+            answer="two",
+        ),
+    ]  # fmt: skip
+    return write_folder(folder, [(rows, [picture("a", (32, 32)), picture("b", (24, 40), (10, 200, 90))])])

@@ -1,0 +1,106 @@
+"""Several records per row as a torch dataset: which records share a row, and the row when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Dataset
+
+from lynx_moe.data.dataset import Source, writable
+from lynx_moe.data.filling import fill
+from lynx_moe.data.packing import chain
+from lynx_moe.data.records import RecordSet
+from lynx_moe.data.sample import SampleBuilder
+from lynx_moe.data.steps import WHOLE, Stepwise
+
+
+class PackedDataset(Dataset):
+    """Several records per row, as many as `max_tokens` hold. `dropped` as in `SampleDataset`.
+
+    A row holds groups: records of one picture behind its tokens. A record about several pictures, or of text only, is
+    a group of its own. For models that pass `lynx_moe.data.packing.check_packable`, with this package's `Collator`.
+    Every record is tokenised once when the dataset is made, to fill rows well.
+
+    Args:
+        max_tokens: of a row, its pictures' included; a record that is longer by itself gets a row of its own. Longer
+            rows cost attention that nobody uses, since records do not see each other; shorter ones repeat the picture.
+        packing: "picture": one group per row. "sequence": as many as there is room for.
+        share: whether records share a picture's tokens; else each repeats them, as flash attention needs. Only
+            "sequence" can do without, and does where the chat template puts questions before the picture.
+        stepwise: how stepwise answers are learned, "whole" or "packed".
+
+    Attributes:
+        groups: per row its groups, each a list of positions in `records`. rows: the same without the groups.
+
+    Raises:
+        FamilyError: the chat template puts the question before the picture, so that nothing can be shared.
+    """
+
+    def __init__(
+        self,
+        records: RecordSet,
+        builder: SampleBuilder,
+        *,
+        max_tokens: int = 512,
+        packing: str = "picture",
+        share: bool = True,
+        stepwise: Stepwise = WHOLE,
+        cache_bytes: int = 2**30,
+    ):
+        kept = writable(records, builder)
+        self.dropped = len(records) - len(kept)
+        self.records = records if not self.dropped else records.select(kept)
+        self.packing = packing
+        self._source = Source(self.records, builder, stepwise, cache_bytes)
+        groups = self.records.by_picture()
+        sharing = next((some for each in groups if (some := self._several(each))), None)
+        if packing == "picture" and sharing:
+            self._source.prefix(sharing)  # raises
+        self._share = share and (sharing is None or self._source.shares(sharing))
+        # Each record is tokenised once on the way, and only its place is kept.
+        pieces = (piece for group in groups for piece in self._pieces(group, max_tokens))
+        self.groups = [[group] for group, _ in pieces] if packing == "picture" else list(fill(pieces, max_tokens))
+
+    @property
+    def rows(self) -> list[list[int]]:
+        return [[position for group in groups for position in group] for groups in self.groups]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        groups = self.groups[row]
+        if self.packing == "picture":
+            return self._source.group(groups[0])
+        source = self._source
+        parts = [part for g in groups for part in ([source.group(g)] if self._share else source.apart(g))]
+        return chain(parts)
+
+    def _several(self, group: list[int]) -> list[int]:
+        """Of a group so many records that they have more than one sample; none if it has only one."""
+        if len(group) > 1:
+            return group[:2]
+        stepwise = self._source.stepwise
+        return group if stepwise.in_segments and len(self._source.tokens(group[0])) > 1 else []
+
+    def _pieces(self, group: list[int], max_tokens: int) -> Iterator[tuple[list[int], int]]:
+        """The group cut, in its order, into pieces that keep within `max_tokens` where they can, with their lengths."""
+        if not self._share:
+            yield from (([position], sum(self._source.lengths(position))) for position in group)
+            return
+        piece, length, room = [], 0, 0
+        for position in group:
+            tokens = self._source.tokens(position)
+            shared = tokens[0].picture_at or 0  # tokens before the picture; its own placeholder counts as the record's
+            own = sum(len(each.ids) - shared for each in tokens)
+            if not piece or own > room:
+                if piece:
+                    yield piece, length
+                pictures = sum(self._source.per_picture(position))
+                piece, length, room = [], shared + pictures, max_tokens - shared - pictures
+            piece.append(position)
+            # Exactly: without the one placeholder of each of its pictures.
+            length += own - len(tokens) * len(tokens[0].pictures_at)
+            room -= own
+        yield piece, length
