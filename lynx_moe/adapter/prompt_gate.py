@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from peft.utils.integrations import gather_params_ctx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -91,12 +92,14 @@ def pool_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], batch_size:
     embedding = model.get_input_embeddings()
     device = embedding.weight.device
     pooled = []
-    for start in range(0, len(prompts), batch_size):
-        rows = [list(p) for p in prompts[start : start + batch_size]]
-        longest = max(map(len, rows))
-        ids = torch.tensor([r + [0] * (longest - len(r)) for r in rows], device=device)
-        there = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows], device=device)
-        pooled.append(pool(embedding, ids, prompt_mask(model, ids, there)))
+    # Before the first step of a training under ZeRO-3 nothing gathers a weight when its module runs.
+    with gather_params_ctx(list(embedding.parameters()), modifier_rank=None):
+        for start in range(0, len(prompts), batch_size):
+            rows = [list(p) for p in prompts[start : start + batch_size]]
+            longest = max(map(len, rows))
+            ids = torch.tensor([r + [0] * (longest - len(r)) for r in rows], device=device)
+            there = torch.tensor([[1] * len(r) + [0] * (longest - len(r)) for r in rows], device=device)
+            pooled.append(pool(embedding, ids, prompt_mask(model, ids, there)))
     return torch.cat(pooled)
 
 

@@ -40,7 +40,7 @@ def number_of_weights(parameter: nn.Parameter) -> int:
     """How many numbers a parameter stands for: two per byte where bitsandbytes packed it."""
     if _is_quantised(parameter) and parameter.dtype != torch.int8:
         return parameter.quant_state.shape.numel()
-    return parameter.numel()
+    return getattr(parameter, "ds_numel", parameter.numel())  # ZeRO-3 has left a part of it here
 
 
 def keep_trainable(model: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from peft.utils.integrations import dequantize_module_weight
+from peft.utils.integrations import dequantize_module_weight, gather_params_ctx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,7 +47,9 @@ def build_branch(config: LynxConfig, frozen: nn.Module, quantised_dtype: torch.d
         **_placed_like(frozen, quantised_dtype),
     )
     if config.expert_init != "zero" and branch.router_ED.device.type != "meta":
-        _fill_from_frozen(branch, frozen, shape, config)
+        # ZeRO-3 may have left a part of the frozen weights here: gathered to be read, by every process.
+        with gather_params_ctx(list(frozen.parameters()), modifier_rank=None):
+            _fill_from_frozen(branch, frozen, shape, config)
     return branch
 
 

@@ -110,6 +110,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """A weight's shape, also where DeepSpeed ZeRO-3 has left only a part of it here."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def of_the_base(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """`module.named_modules()` as it would be without adapters.
 
@@ -177,7 +182,7 @@ def _linears(module: nn.Module) -> Iterator[nn.Module]:
 def _stacked_experts(module: nn.Module) -> tuple[int, int] | None:
     """(model width, expert width) of stacked expert parameters, transformers 5's `(E, D, F)` or transposed."""
     for _, owner in of_the_base(module):
-        parameters = {n: tuple(p.shape) for n, p in owner.named_parameters(recurse=False) if p.ndim == 3}
+        parameters = {n: s for n, p in owner.named_parameters(recurse=False) if len(s := whole_shape(p)) == 3}
         down = next((s for n, s in parameters.items() if "down" in n or n in ("w2", "output_linear")), None)
         up = next((s for n, s in parameters.items() if "up" in n or n in ("w1", "input_linear")), None)
         if down is None or up is None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from torch import nn
 
 from lynx_moe.errors import ConfigError, FamilyError, nearest
-from lynx_moe.families.ffn import FfnPlace, ffn_of, frozen_ffn
+from lynx_moe.families.ffn import FfnPlace, ffn_of, frozen_ffn, whole_shape
 
 LAYER_CHOICES = ("every_other", "all", "upper_half")
 _USUAL_NAMES = ("mlp", "ffn", "feed_forward", "feedforward", "fc1", "fc2", "dense_h_to_4h", "block_sparse_moe", "moe")
@@ -150,10 +150,10 @@ def _token_embedding(model: nn.Module) -> tuple[str, int]:
         except NotImplementedError:
             embedding = None
         weight = getattr(embedding, "weight", None)
-        if weight is not None and weight.ndim == 2:  # some models answer with their patch convolution
+        if weight is not None and len(whole_shape(weight)) == 2:  # some models answer with their patch convolution
             for name, module in model.named_modules():
                 if module is embedding:
-                    return name, getattr(embedding, "embedding_dim", weight.shape[-1])
+                    return name, getattr(embedding, "embedding_dim", whole_shape(weight)[-1])
     raise FamilyError(
         f"{type(model).__name__} has no token embedding",
         why="the text decoder is found from what get_input_embeddings() returns; looked at the model itself"

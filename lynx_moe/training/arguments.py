@@ -8,10 +8,15 @@ from transformers import TrainingArguments
 from lynx_moe.training.base import choose_precision
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.settings import Settings
+from lynx_moe.training.sharding import Sharding
 
 
-def training_arguments(settings: Settings, folder: RunFolder) -> TrainingArguments:
-    """Our settings in the words of transformers."""
+def training_arguments(
+    settings: Settings,
+    folder: RunFolder,
+    sharding: Sharding = Sharding(),
+) -> TrainingArguments:
+    """Our settings in the words of transformers. With DeepSpeed, call it inside `process_group`."""
     chosen = settings.trainer
     cuda = torch.cuda.is_available()
     precision = choose_precision(chosen.precision)
@@ -24,9 +29,13 @@ def training_arguments(settings: Settings, folder: RunFolder) -> TrainingArgumen
         learning_rate=chosen.learning_rate,
         weight_decay=chosen.weight_decay,
         max_grad_norm=chosen.max_grad_norm,
-        bf16=precision == "bf16",
+        # DeepSpeed computes in what its config says, under an autocast of its own; bf16=True would cast all weights.
+        bf16=precision == "bf16" and not sharding.is_deepspeed,
         fp16=precision == "fp16",
-        use_cpu=not cuda,
+        # On a CPU too: use_cpu makes accelerate drop DeepSpeed without a word.
+        use_cpu=not cuda and not sharding.is_deepspeed,
+        deepspeed=sharding.deepspeed,
+        accelerator_config={"use_configured_state": sharding.is_deepspeed},
         activation_checkpointing=chosen.checkpointing != "off",
         activation_checkpointing_kwargs={"use_reentrant": chosen.checkpointing == "reentrant"},
         logging_steps=chosen.log_every,

@@ -8,6 +8,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
 from accelerate.utils import gather_object
 
 import lynx_moe
@@ -18,12 +19,11 @@ from lynx_moe.training.settings import Settings
 LOOKED_AT = 64  # records whose gates go into the card
 
 
-def look_at(prepared: Prepared) -> list[dict]:
-    """Some records, evenly spread over the training set, as batches on the model's device."""
+def look_at(prepared: Prepared, device: torch.device) -> list[dict]:
+    """Some records, evenly spread over the training set, as batches on `device`."""
     records = prepared.dataset.records
     step = max(1, len(records) // LOOKED_AT)
     samples = list(SampleDataset(records.select(range(0, len(records), step)[:LOOKED_AT]), prepared.builder))
-    device = next(prepared.model.parameters()).device
     collate = Collator(prepared.processor)  # not the run's own, whose rows may be packed
     batches = [collate(samples[start : start + 8]) for start in range(0, len(samples), 8)]
     return [{name: value.to(device) for name, value in batch.items()} for batch in batches]
@@ -65,7 +65,7 @@ def describe_left_out(dataset: SampleDataset | PackedDataset, met: set[int]) -> 
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "lynx_moe": lynx_moe.__version__}
-    for package in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes"):
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "deepspeed"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -15,6 +15,8 @@ from lynx_moe.errors import CheckpointError
 from lynx_moe.training.whole import aside, put_in_place, remove_whole, saving, write_json
 
 MANIFEST = "manifest.json"
+# What the optimiser remembers, by who wrote it: we ourselves, FSDP2, DeepSpeed (one part per process).
+PLAIN, BY_NAME, PARTS = "optimizer.safetensors", "optimizer_by_name.safetensors", "global_step*/*_optim_states.pt"
 
 
 def save_whole(final: Path, write: Callable[[Path], None], accelerator: Accelerator, about: dict | None = None) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lynx_moe.training.sharding import whole
+
 WRAPPED = ("base_layer", "original_module")  # what PEFT puts between a wrapped module and its name
 CHUNK = 64 * 2**20  # bytes brought to the CPU at a time
 
@@ -34,17 +36,21 @@ def hash_base(model: nn.Module, adapter_parts: tuple[str, ...] = ()) -> BaseHash
     """Hashes every tensor of the base's state dict: name, type, shape and bytes.
 
     Wrapped or not gives the same answer, so a hash from before the adapter was attached can be compared with one from
-    after training.
+    after training; so does divided among processes or not, where every process has to call this.
 
     Args:
         model: the VLM itself; with an adapter inside, `peft_model.get_base_model()`.
         adapter_parts: a tensor whose name has a part that starts with one of these is the adapter's and is left out.
     """
-    return BaseHash({name: _sha256(tensor) for name, tensor in _base_tensors(model, adapter_parts)})
+    hashes = {}
+    for name, tensor in _base_tensors(model, adapter_parts):
+        with whole(tensor) as all_of_it:
+            hashes[name] = _sha256(all_of_it)
+    return BaseHash(hashes)
 
 
 def _base_tensors(model: nn.Module, adapter_parts: tuple[str, ...]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, tensor in model.state_dict().items():
+    for name, tensor in model.state_dict(keep_vars=True).items():
         parts = name.split(".")
         if any(part.startswith(adapter_parts) for part in parts):
             continue

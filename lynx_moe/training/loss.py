@@ -54,6 +54,8 @@ class AnswerLoss:
         box_weight: weight of a token that spells a box, where the other tokens of the answer weigh 1.
         step_weights, answer_weight: of the tokens of a stepwise answer, as in `lynx_moe.objectives.stepwise`.
         prefix: the frozen-prefix cache, where one is used: it keeps what the base itself says, too.
+        jointly: all processes run the same modules in the same order, whatever their own rows are: where each holds a
+            part of every weight, one that skips a forward leaves the others waiting.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class AnswerLoss:
         step_weights: Sequence[float] = (),
         answer_weight: float = 1.0,
         prefix: PrefixCache | None = None,
+        jointly: bool = False,
     ):
         self.model = model
         self.prefix = prefix
+        self.jointly = jointly
         self.retention_kl = retention_kl
         self.box_weight = box_weight
         self.step_weights = list(step_weights)
@@ -99,7 +103,8 @@ class AnswerLoss:
             # of the memory otherwise.
             forward["logits_to_keep"] = kept_K
 
-        retain = self.retention_kl > 0 and bool(understanding_BL.any())
+        # `counts` is the same everywhere; this process's own rows are not.
+        retain = self.retention_kl > 0 and bool(counts[1] > 0 if self.jointly else understanding_BL.any())
         # Before the adapted forward: PEFT switches requires_grad off and on around it.
         base = self._base_logits(forward, kept_K, understanding_BL) if retain else None
         with watched_penalties(self.model, valid_of(batch)) as blocks:
@@ -109,6 +114,8 @@ class AnswerLoss:
         targets_T, weight_T = labels_BL[:, 1:][grounding_BL], self._weights(batch)[grounding_BL]
         answer = answer_nats(self._at(outputs.logits, kept_K, grounding_BL), targets_T, weight_T) * per_token[0]
         loss, terms = answer, {"answer_loss": answer.detach()}
+        if self.retention_kl > 0:
+            terms["retention_kl"] = torch.zeros_like(terms["answer_loss"])
         if retain:
             kept = retention_nats(self._at(outputs.logits, kept_K, understanding_BL), base) * per_token[1]
             loss = loss + self.retention_kl * kept
@@ -119,6 +126,8 @@ class AnswerLoss:
         """(T, V) what the base itself says where an understanding answer's tokens are predicted."""
         with torch.no_grad(), self.model.disable_adapter():
             rows_B = understanding_BL.any(dim=1)
+            if self.jointly:
+                rows_B[0] |= not rows_B.any()  # a row for the others' sake; none of its tokens is looked at
             asked = rows_of(forward, rows_B) if one_picture_each(forward, self.model.get_base_model()) else None
             if asked is None:
                 asked, rows_B = forward, torch.ones_like(rows_B)

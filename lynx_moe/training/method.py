@@ -12,6 +12,7 @@ from lynx_moe.adapter import LynxConfig, lynx_layers, penalty_values, set_gate
 from lynx_moe.adapter.attaching import COPIES, attach_adapter, attach_copies, attach_lora
 from lynx_moe.training.hashing import BaseHash
 from lynx_moe.training.settings import BASELINE_ONLY, Settings
+from lynx_moe.training.sharding import whole_state
 
 
 def attach(base: nn.Module, settings: Settings, base_hash: BaseHash) -> nn.Module:
@@ -46,6 +47,12 @@ def only_adapter_trains(model: nn.Module) -> int:
     assert not outside, f"parameters of the base would be trained: {outside[:5]}"
     assert trainable, "the adapter has nothing to train"
     return sum(trainable.values())
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """Everything of the adapter, trained or not, whole and on the CPU, by its name in `model`. By every process."""
+    parts = adapter_parts(model)
+    return whole_state(model, lambda name: any(part.startswith(parts) for part in name.split(".")))
 
 
 def is_gated(model: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import ProcessorMixin
+from transformers import ProcessorMixin, set_seed
 
 from lynx_moe.data import Collator, PackedDataset, RecordSet, SampleBuilder, SampleDataset, load_records
 from lynx_moe.errors import RecordError
@@ -64,6 +64,8 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
     if base.device.type == "cpu":
         keep_freed_memory()
     base_hash = hash_base(base)
+    # Loading may have drawn numbers, under ZeRO-3 above all: new experts start alike everywhere.
+    set_seed(settings.seed)
     model = attach(base, settings, base_hash)
     trainable = only_adapter_trains(model)
     if not quiet:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from lynx_moe.training.checkpoints import PLAIN
 from lynx_moe.training.state import (
     State,
     load_optimizer_state,
@@ -23,7 +24,7 @@ from lynx_moe.training.state import (
 )
 from lynx_moe.training.whole import write_json
 
-OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.json", "scaler.json"
+SCHEDULER, SCALER = "scheduler.json", "scaler.json"
 
 
 class _PutBack(TrainerCallback):
@@ -95,7 +96,7 @@ class ExactResume:
         if self._engine_keeps_state:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
-            write_state(Path(output_dir, OPTIMIZER), optimizer_state(self.optimizer, self.model))
+            write_state(Path(output_dir, PLAIN), optimizer_state(self.optimizer, self.model))
             write_json(Path(output_dir, SCHEDULER), self.lr_scheduler.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -104,7 +105,7 @@ class ExactResume:
         if self._engine_keeps_state:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        load_optimizer_state(self.optimizer, self.model, read_state(Path(checkpoint, OPTIMIZER)))
+        load_optimizer_state(self.optimizer, self.model, read_state(Path(checkpoint, PLAIN)))
         self.lr_scheduler.load_state_dict(json.loads(Path(checkpoint, SCHEDULER).read_text()))
 
     def _save_scaler(self, output_dir: str) -> None:

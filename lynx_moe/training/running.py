@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
@@ -21,13 +20,15 @@ from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.heat_map import draw_heat_map
 from lynx_moe.training.made_for import made_for, refuse_another
 from lynx_moe.training.measuring import asked_records, measure
-from lynx_moe.training.method import adapter_parts
+from lynx_moe.training.method import adapter_parts, adapter_state
 from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.preparing import prepare
+from lynx_moe.training.processes import process_group, refuse_mixed_pictures, refuse_too_few_records
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.reporting import check_reporters, reporters
 from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
+from lynx_moe.training.sharding import divided_loading, plan_sharding, refuse_foreign_checkpoint
 from lynx_moe.training.telemetry import gate_telemetry
 from lynx_moe.training.trainer import LynxTrainer
 from lynx_moe.training.whole import saving, whole_folder, write_json
@@ -53,15 +54,14 @@ def run(settings: Settings) -> dict:
         CheckpointError: saving failed, the base was changed, or what there is to go on from was made for another base,
             adapter or data. Nothing is published then.
     """
-    # Said, because left unsaid every process of a launch without a GPU takes itself for the only one.
-    here = PartialState(cpu=not torch.cuda.is_available())
     check_reporters(settings.trainer.report_to)
+    sharding = plan_sharding(settings)
     folder = RunFolder(settings.output_dir)
-    with folder.owned() if here.is_main_process else nullcontext():
-        return _run(settings, folder, here)
+    with process_group(sharding) as here, folder.owned() if here.is_main_process else nullcontext():
+        return _run(settings, sharding, folder, here)
 
 
-def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
+def _run(settings: Settings, sharding: Sharding, folder: RunFolder, here: PartialState) -> dict:
     last = None
     with here.main_process_first():
         if here.is_main_process:
@@ -74,7 +74,8 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
     asked = asked_records(settings)
 
     before = read_manifest(last) if last else {}
-    prepared = prepare(settings, quiet=not here.is_main_process, prompt_gate=before.get("prompt_gate"))
+    with divided_loading(sharding, settings.model):
+        prepared = prepare(settings, quiet=not here.is_main_process, prompt_gate=before.get("prompt_gate"))
     model = prepared.model
     about = {
         "made_for": made_for(prepared.base_hash.digest, settings.data, model),
@@ -82,12 +83,16 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
     }
     if last:
         refuse_another(before["made_for"], about["made_for"], last)
+        refuse_foreign_checkpoint(sharding, last, here.num_processes)
     prepared.dataset.left_out.refuse(settings.data.max_left_out)
+    refuse_mixed_pictures(sharding, prepared.records)
+    refuse_too_few_records(prepared.dataset, settings.trainer, here.num_processes)
     prefix = PrefixCache(prepared, settings) if settings.trainer.prefix_cache != "off" else None
     budget = TimeBudget(settings.trainer.max_seconds)
     trainer = LynxTrainer(
         model,
-        training_arguments(settings, folder),
+        training_arguments(settings, folder, sharding),
+        sharding=sharding,
         retention_kl=settings.objective.retention_kl,
         box_weight=settings.objective.box_weight,
         step_weights=settings.objective.step_weights,
@@ -117,6 +122,7 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
         prefix.boundary.remove()
     after = hash_base(model.get_base_model(), adapter_parts(model))
     refuse_changed_base(prepared.base_hash, after)
+    adapter = adapter_state(model)
     card = {
         "train": {
             "steps": done.global_step,
@@ -138,7 +144,7 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
             "tensors": after.tensors,
         },
         "prompt_gate": prepared.prompt_gate,
-        "gates": gate_telemetry(model, look_at(prepared)),
+        "gates": gate_telemetry(model, look_at(prepared, trainer.args.device)),
         "dead_parameters": trainer.dead_parameters.names,
         "data": {
             **describe_data(settings),
@@ -146,12 +152,13 @@ def _run(settings: Settings, folder: RunFolder, here: PartialState) -> dict:
             **describe_left_out(prepared.dataset, trainer.left_out),
         },
         "prefix_cache": prefix.report() if prefix else None,
+        "sharding": {"kind": sharding.kind, "processes": here.num_processes},
         "settings": asdict(settings),
         "versions": versions(),
     }
     if here.is_main_process:
         with whole_folder(folder.adapter) as aside:
-            model.save_pretrained(str(aside), save_embedding_layers=False)
+            model.save_pretrained(str(aside), state_dict=adapter, save_embedding_layers=False)
     if asked is not None:
         plain = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         card["evaluation"], answers = measure(settings, prepared, plain, asked)

@@ -214,6 +214,20 @@ class TrainerSettings(Checked):
 
 
 @dataclass(kw_only=True, slots=True)
+class ShardingSettings(Checked):
+    kind: str = setting(
+        "none",
+        "what is divided among processes: nothing, optimiser and gradients (zero2), or weights too (zero3, fsdp2)",
+        choices=("none", "zero2", "zero3", "fsdp2"),
+    )
+    offload: str = setting(
+        "none",
+        "cpu keeps the optimiser, and with zero3 the divided weights too, in the host's memory",
+        choices=("none", "cpu"),
+    )
+
+
+@dataclass(kw_only=True, slots=True)
 class ObjectiveSettings(Checked):
     retention_kl: float = setting(
         0.0, "weight of KL(base || adapted) on understanding answers; above 0 it costs one more forward", low=0.0
@@ -266,6 +280,7 @@ class Settings(Checked):
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     data: DataSettings = field(default_factory=DataSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    sharding: ShardingSettings = field(default_factory=ShardingSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     output_dir: str = setting(
@@ -286,6 +301,7 @@ GROUPS = {
     "adapter": AdapterSettings,
     "data": DataSettings,
     "trainer": TrainerSettings,
+    "sharding": ShardingSettings,
     "objective": ObjectiveSettings,
     "evaluation": EvaluationSettings,
 }

@@ -21,10 +21,11 @@ from lynx_moe.training.checkpoints import keep_newest, save_whole
 from lynx_moe.training.evaluating import HeldOut
 from lynx_moe.training.finite import NumberWatch
 from lynx_moe.training.loss import AnswerLoss, real_tokens
-from lynx_moe.training.method import is_gated, open_gate
+from lynx_moe.training.method import adapter_state, is_gated, open_gate
 from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.resuming import ExactResume
 from lynx_moe.training.schedule import BudgetedCosine, TimeBudget
+from lynx_moe.training.sharding import Sharding, refuse_if_not_in_use
 from lynx_moe.training.state import State
 
 # Of the Trainer's own, times of one process: what a run took in all is `TimeBudget.elapsed`.
@@ -47,6 +48,7 @@ class LynxTrainer(ExactResume, Trainer):
         about: what the manifest of a checkpoint says of the run.
         blocks_file: where a row of what every block does goes at each log; None for nowhere.
         eval_collator: makes batches of `eval_dataset`; None for that of training.
+        sharding: what is divided among the processes, and by what; `args` have to say the same.
         rest: as for `transformers.Trainer`. Batches are those of `AnswerLoss`.
     """
 
@@ -67,8 +69,10 @@ class LynxTrainer(ExactResume, Trainer):
         about: dict | None = None,
         blocks_file: Path | None = None,
         eval_collator: Callable | None = None,
+        sharding: Sharding | None = None,
         **rest,
     ):
+        self.sharding = sharding or Sharding()
         # One process, one device: torch's DataParallel would run replicas whose gates nobody set. Use torchrun.
         args._n_gpu = min(1, args.n_gpu)
         super().__init__(model=model, args=args, **rest)
@@ -81,6 +85,7 @@ class LynxTrainer(ExactResume, Trainer):
             step_weights=step_weights,
             answer_weight=answer_weight,
             prefix=prefix,
+            jointly=self.sharding.divides_weights,
         )
         self.warmup = warmup
         self.budget = budget or TimeBudget()
@@ -102,6 +107,29 @@ class LynxTrainer(ExactResume, Trainer):
         self.add_callback(self.dead_parameters)
         if progress:
             self.add_callback(Progress())
+
+    # ---- the engine ----
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """Divides and wraps the model as `sharding` says.
+
+        Raises:
+            ConfigError: it turned out undivided.
+        """
+        if self.sharding.kind == "fsdp2":
+            from lynx_moe.training.fsdp import shard
+
+            shard(self.model)
+        # The Trainer's words for "it divides itself and reduces its own gradients": no DDP around it.
+        self.is_distributed_loading_by_transformers = self.sharding.kind == "fsdp2"
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self.is_distributed_loading_by_transformers = False
+        refuse_if_not_in_use(self.sharding, self.model_wrapped)
+        return prepared
+
+    def _move_model_to_device(self, model, device):
+        if self.sharding.kind != "fsdp2":  # too large for one device, perhaps; it moves layer by layer
+            super()._move_model_to_device(model, device)
 
     # ---- the loss ----
 
@@ -286,10 +314,26 @@ class LynxTrainer(ExactResume, Trainer):
     def _get_output_dir(self, trial) -> str:
         return str(self._save_into) if self._save_into else super()._get_output_dir(trial)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # The adapter only. The Trainer would add a pickle of its arguments; ours are in the card.
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the adapter alone: the Trainer would add a pickle of its arguments; ours are in the card."""
+        state = adapter_state(self.model)  # by every process
         if self.args.should_save:
-            self.model.save_pretrained(output_dir, state_dict=state_dict, is_main_process=True)
+            folder = output_dir or self.args.output_dir
+            self.model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharding.kind != "fsdp2":
+            return super()._save_optimizer_and_scheduler(output_dir)
+        from lynx_moe.training.fsdp import save_optimizer
+
+        save_optimizer(self.model, self.optimizer.optimizer, self.lr_scheduler.state_dict(), Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.sharding.kind != "fsdp2" or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        from lynx_moe.training.fsdp import load_optimizer
+
+        self.lr_scheduler.load_state_dict(load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint)))
 
     def load_adapter(self, checkpoint: Path) -> None:
         """The weights of a checkpoint instead of the model's."""

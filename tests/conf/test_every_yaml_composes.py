@@ -15,7 +15,7 @@ from synth.__main__ import settings_from as synth_settings_from
 from synth.write import make
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-GROUPS = ("model", "quant", "adapter", "data", "trainer", "objective", "experiment", "debug")
+GROUPS = ("model", "quant", "adapter", "data", "trainer", "sharding", "objective", "experiment", "debug")
 OPTIONS = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 NEEDS = {"model/path": ["model.path=somewhere"], "data/folder": ["data.folder=somewhere"]}
 
@@ -80,7 +80,7 @@ def test_every_experiment_runs_one_step(path, tiny_records, tmp_path):
 def test_every_group_folder_is_in_the_defaults_list():
     listed = re.findall(r"^  - (\w+): ", (CONF / "train.yaml").read_text(encoding="utf-8"), flags=re.M)
     folders = {path.parent.name for path in CONF.glob("*/*.yaml")}
-    assert folders - {"sharding"} <= set(listed)
+    assert folders <= set(listed)
 
 
 def test_training_alone_uses_a_base_and_data_that_need_no_network():
