@@ -28,7 +28,7 @@ from lynx_moe.training.records import make_missing
 from lynx_moe.training.reporting import check_reporters, reporters
 from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
-from lynx_moe.training.sharding import divided_loading, plan_sharding, refuse_foreign_checkpoint
+from lynx_moe.training.sharding import Sharding, divided_loading, plan_sharding, refuse_foreign_checkpoint
 from lynx_moe.training.telemetry import gate_telemetry
 from lynx_moe.training.trainer import LynxTrainer
 from lynx_moe.training.whole import saving, whole_folder, write_json

@@ -29,7 +29,8 @@ def test_every_block_reports_at_every_log_to_the_file_and_to_tensorboard(setting
     blocks = rows(chosen.output_dir, "blocks.jsonl")
     assert [row["step"] for row in logged] == [row["step"] for row in blocks] == [1, 2, 4]
     assert all(len(row["blocks"]) == 2 for row in blocks)
-    assert logged[-1]["tokens_per_second"] > 0 and 0 < logged[-1]["open"] <= 1 and logged[-1]["dead_experts"] >= 0
+    assert "tokens_per_second" not in logged[-1]  # the clock's; a resumed run writes the same bytes
+    assert 0 < logged[-1]["open"] <= 1 and logged[-1]["dead_experts"] >= 0
     assert logged[-1]["gate"] == pytest.approx(sum(b["gate"] for b in blocks[-1]["blocks"].values()) / 2)
     # The history, which every checkpoint holds, does not grow with the number of blocks.
     assert not any(name.startswith("block/") for row in rows(chosen.output_dir) for name in row)
