@@ -250,7 +250,8 @@ class LynxTrainer(ExactResume, Trainer):
         tensors, plain = super().progress()
         kept = tensors | {f"sum/{name}": total for name, total in self._sums.items()}
         kept |= {f"block/{name}": total for name, total in self._blocks.sums.items()}
-        plain |= {"noted_at": getattr(self, "_noted_at", self._initial_global_step), "left_out": sorted(self.left_out)}
+        left_out = self.left_out | {row for rows in self._passed_by for row in rows.tolist()}
+        plain |= {"noted_at": getattr(self, "_noted_at", self._initial_global_step), "left_out": sorted(left_out)}
         return kept, plain | {"dead_parameters": self.dead_parameters.state()}
 
     def set_progress(self, state: State) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def train(*arguments) -> dict:
     done = subprocess.run(command(*arguments), cwd=folder.parent, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "run.json").read_text())
+
+
+def children(pid: int) -> list[int]:
+    """Processes whose parent is `pid`, as Linux tells."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
 
 
 def rows(folder: Path) -> list[dict]:
@@ -60,12 +71,16 @@ def test_two_killed_processes_go_on_in_the_middle_of_an_epoch_as_if_nothing_had_
     parts = tmp_path / "parts"
     arguments = command(2, 4, parts, base_folder, data_folder, *more)
     with open(tmp_path / "said", "w") as said:
-        running = subprocess.Popen(arguments, cwd=tmp_path, stdout=said, stderr=said, start_new_session=True)
+        running = subprocess.Popen(arguments, cwd=tmp_path, stdout=said, stderr=said)
         while not (parts / "checkpoints/checkpoint-4").exists():
             assert running.poll() is None, (tmp_path / "said").read_text()[-3000:]
             time.sleep(0.02)
-        os.killpg(running.pid, signal.SIGKILL)
+        # The launcher first, who would otherwise end them more gently; its workers are in sessions of their own.
+        workers = children(running.pid)
+        for pid in (running.pid, *workers):
+            os.kill(pid, signal.SIGKILL)
         running.wait()
+    assert len(workers) == 2
     assert not (parts / "run.json").exists()
     for later in (6, 8):
         shutil.rmtree(parts / f"checkpoints/checkpoint-{later}", ignore_errors=True)

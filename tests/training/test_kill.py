@@ -20,9 +20,9 @@ def server():
     return start_server()
 
 
-def result(settings: Settings) -> tuple[bytes, bytes]:
-    folder = Path(settings.output_dir)
-    return (folder / "log.jsonl").read_bytes(), (folder / "adapter/adapter_model.safetensors").read_bytes()
+def result(settings: Settings) -> list[bytes]:
+    names = ("log.jsonl", "blocks.jsonl", "adapter/adapter_model.safetensors")
+    return [Path(settings.output_dir, name).read_bytes() for name in names]
 
 
 def files(settings: Settings) -> list[str]:
@@ -37,7 +37,8 @@ def to(settings: Settings, tmp_path: Path, name: str) -> Settings:
 
 # Steps 4 and 6 are the second and the last of their epochs of three; the log's rows do not fall on checkpoints.
 SHORT = {"batch_size": 8, "max_steps": 7, "save_every": 2, "log_every": 3, "retention_kl": 1.0}
-LEFT = ["adapter", "checkpoint-6", "checkpoint-7", "checkpoints", "log.jsonl", "run.json", "settings.json"]
+LEFT = ["adapter", "blocks.jsonl", "blocks.png", "checkpoint-6", "checkpoint-7", "checkpoints", "log.jsonl", "run.json",
+        "settings.json"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
