@@ -131,7 +131,7 @@ def test_generation_behind_a_shut_gate_is_the_bases(family):
         assert torch.equal(peft_model.generate(**inputs, **how), before)
 
 
-@pytest.mark.parametrize("num_beams", [1, 2])
+@pytest.mark.parametrize("num_beams", [1, pytest.param(2, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_a_fitted_gate_and_adapter_names_decide_each_row_of_a_generation(family, num_beams):
     model, inputs = fresh(family)

@@ -68,6 +68,7 @@ def test_killed_at_the_worst_moments_and_robbed_of_a_checkpoint_a_run_ends_as_if
     assert "checkpoint-7 is torn and skipped: optimizer.safetensors has other content" in said(parts)
 
 
+@pytest.mark.slow
 def test_disk_that_fills_up_is_said_and_once_there_is_room_the_run_goes_on(server, uninterrupted, settings, tmp_path):
     parts = to(settings(**SHORT), tmp_path, "parts")
     # The kernel lets no file grow beyond: 60 kB are enough for the adapter, not for the optimiser; 30 for neither.
