@@ -26,6 +26,7 @@ REASONS = {
     "hidden": "the processor crops one of their boxes or points away",
     "unwritable": "the dialect or the chat template cannot write them",
     "unreadable": "their picture cannot be decoded",
+    "beside": "they share a packed row with a record whose picture cannot be decoded",
     "too_long": "they have more tokens than the model has positions, so that the answer would be cut",
 }
 
@@ -130,6 +131,16 @@ def hides(record: Record, builder: SampleBuilder) -> bool:
         if len(box) == 4
     )
     return not (boxes and all(geometry.shows(point, record.size) for point in record.question_points))
+
+
+def readable(record: Record) -> bool:
+    """Whether all its pictures can be decoded."""
+    try:
+        for picture in range(len(record.sizes)):
+            record.image(picture)
+    except RecordError:
+        return False
+    return True
 
 
 def named(record: Record, error: LynxError) -> LynxError:

@@ -31,6 +31,9 @@ class InOrder(LynxTrainer):
     def _get_train_sampler(self, train_dataset=None):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
+    def _name_of(self, row: int) -> str:
+        return repr(self.train_dataset.dataset.records.column("id", [row])[0])
+
 
 class Clock(TrainerCallback):
     """Seconds of each step."""
@@ -95,7 +98,7 @@ def short(settings: Settings) -> Settings:
     """The same training, three steps long, that saves nothing."""
     copy = deepcopy(settings)
     copy.trainer.max_steps, copy.trainer.max_seconds = 1 + TIMED, None
-    copy.trainer.save_every, copy.trainer.log_every = 0, 1
+    copy.trainer.save_every, copy.trainer.log_every, copy.trainer.evaluate_every = 0, 1, 0
     return copy
 
 

@@ -40,8 +40,8 @@ def token_counts(dataset: SampleDataset | PackedDataset, positions: Sequence[int
 def longest_rows(dataset: SampleDataset | PackedDataset, positions: Sequence[int], count: int) -> list[int]:
     """The `count` places of the dataset, among `positions` of its records, that hold most tokens."""
     if isinstance(dataset, PackedDataset):
-        rows = dataset.rows
-        return sorted(range(len(rows)), key=lambda row: -len(rows[row]))[:count]
+        size = {row: len(dataset.text(row)["input_ids"]) for row in evenly(len(dataset), len(positions))}
+        return sorted(size, key=lambda row: -size[row])[:count]
     builder, records = dataset.screen.builder, dataset.records
     size = {k: builder.length(builder.tokens([records[k]])[0], records.sizes(k)) for k in positions}
     return sorted(positions, key=lambda k: -size[k])[:count]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,9 @@ def over_all(blocks: Blocks) -> dict[str, float]:
     """The blocks' numbers in four, for the log: means of "gate", "open" and "expert_entropy", sum of "dead_experts"."""
     if not blocks:
         return {}
-    mean = {name: sum(block[name] for block in blocks.values()) / len(blocks) for name in ("gate", "open", "entropy")}
+    # fsum: the same bits whatever the order of the blocks.
+    of_all = {name: math.fsum(block[name] for block in blocks.values()) for name in ("gate", "open", "entropy")}
+    mean = {name: total / len(blocks) for name, total in of_all.items()}
     dead = sum(block["dead"] for block in blocks.values())
     return {"gate": mean["gate"], "open": mean["open"], "expert_entropy": mean["entropy"], "dead_experts": dead}
 

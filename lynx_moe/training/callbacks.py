@@ -22,7 +22,6 @@ class StopInTime(TrainerCallback):
 
     def __init__(self, budget: TimeBudget):
         self.budget = budget
-        self.stopped_early = False
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.budget.start()
@@ -37,7 +36,6 @@ class StopInTime(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.budget.spent:
-            self.stopped_early = state.global_step < state.max_steps
             control.should_training_stop = True
             # As the Trainer does at a last step that it knew of.
             control.should_save = control.should_save or args.save_strategy != SaveStrategy.NO

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 
 import lynx_moe
 from lynx_moe.data import Collator, PackedDataset, SampleDataset
+from lynx_moe.data.screening import readable
 from lynx_moe.training.preparing import Prepared
 from lynx_moe.training.settings import Settings
 
@@ -51,7 +52,7 @@ def describe_data(settings: Settings) -> dict:
 
 
 def describe_left_out(dataset: SampleDataset | PackedDataset, met: set[int]) -> dict:
-    """How many records were left out and why: at the start, and among those met by this program's training.
+    """How many records were left out and why: at the start, and among those met while training.
 
     Args:
         met: positions, in the dataset's records, of those that this process passed by.
@@ -59,7 +60,9 @@ def describe_left_out(dataset: SampleDataset | PackedDataset, met: set[int]) -> 
     counts = dataset.left_out.counts.copy()
     for position in sorted(set(gather_object(sorted(met)))):
         found = dataset.screen.look(dataset.records[position])
-        counts["unreadable" if isinstance(found, list) else found[0]] += 1
+        if isinstance(found, list):
+            found = ("beside" if readable(dataset.records[position]) else "unreadable",)
+        counts[found[0]] += 1
     return {"left_out": counts.total(), "left_out_why": dict(counts)}
 
 

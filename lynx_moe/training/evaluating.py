@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -45,12 +46,14 @@ class HeldOut:
         try:
             with same_random_numbers(device), open_gate(model):
                 for counted, batch in self._batches(accelerator):
-                    batch = {name: value.to(device) for name, value in batch.items()}
-                    counts = loss.counts(batch)
+                    batch = send_to_device(batch, device)
+                    own = loss.counts(batch)
+                    # Where all processes must run the same modules, all decide by the same counts.
+                    counts = accelerator.reduce(own, "sum") if loss.jointly else own
                     terms = loss(model, batch, counts).terms
                     means = [terms[name].float() if name in terms else nats.new_zeros(()) for name in TERMS]
                     nats += torch.stack(means) * counts * counted
-                    tokens += counts * counted
+                    tokens += own * counted
         finally:
             model.train(was_training)
         nats, tokens = (accelerator.reduce(value, "sum") for value in (nats, tokens))

@@ -22,7 +22,6 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import reduce, send_to_device
-from torch import nn
 
 from lynx_moe.data.collate import one_by_one
 from lynx_moe.errors import ConfigError
@@ -130,7 +129,7 @@ class PrefixCache:
         Rows that are not stored are computed first, without gradient, and stored.
 
         Raises:
-            FamilyError: the model cannot be run from the boundary. ConfigError: its weights are shared out.
+            FamilyError: the model cannot be run from the boundary.
         """
         if PREFIX not in batch:
             return batch
@@ -189,7 +188,6 @@ class PrefixCache:
 
     def _look(self) -> None:
         """What the states are, and what the layers return: as an earlier run on this folder found, or by trying."""
-        refuse_shared_out(self.model)
         known = self.store.noted()
         if known is None:
             states_BLD = self._try()
@@ -228,16 +226,3 @@ def transform_of(processor: Any) -> str:
     made_by = processor.image_processor
     settings = json.dumps(made_by.to_dict(), sort_keys=True, default=str)
     return hashlib.sha256(f"{type(made_by).__name__} {settings}".encode()).hexdigest()
-
-
-def refuse_shared_out(model: nn.Module) -> None:
-    """Raises ConfigError where weights are gathered from all processes layer by layer (ZeRO-3, FSDP).
-
-    Each process has other rows in its cache; who computes some would wait for weights that nobody else asks for.
-    """
-    if any(hasattr(p, "ds_id") or type(p).__name__ == "DTensor" for p in model.parameters()):
-        raise ConfigError(
-            "trainer.prefix_cache cannot be used where the weights are shared out over processes (ZeRO-3, FSDP)",
-            why="processes miss different rows, and would wait for each other's weights forever",
-            fix="trainer.prefix_cache=off, or a sharding that keeps the weights whole (none, zero2)",
-        )

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from lynx_moe.data.collate import one_by_one
 from lynx_moe.data.pictures import side_by_side
+from lynx_moe.data.records import RecordSet
 from lynx_moe.data.sample import IGNORED
 from lynx_moe.training.loss import OURS
 from lynx_moe.training.prefix_store import STATES, Damaged, PrefixStore
@@ -59,6 +60,10 @@ class PrefixDataset(Dataset):
         self.picture_token = picture_token
         self.with_answers = with_answers
         self._fingerprints: dict[int, bytes] = {}
+
+    @property
+    def records(self) -> RecordSet:
+        return self.rows.records
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -44,6 +44,14 @@ def reporters(names: Sequence[str], folder: RunFolder) -> list[TrainerCallback]:
     return made
 
 
+def end_reporters(names: Sequence[str]) -> None:
+    """Closes what transformers leaves open: the next run of this process would write into this one's W&B run."""
+    if "wandb" in names:
+        import wandb
+
+        wandb.finish()
+
+
 def _callback(name: str) -> TrainerCallback:
     # Inside: each imports its whole library.
     from transformers.integrations import integration_utils

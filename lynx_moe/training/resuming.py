@@ -43,7 +43,7 @@ class ExactResume:
 
     A subclass that sums something from step to step adds it in `progress` and `set_progress`.
 
-    Under DeepSpeed and FSDP, optimiser and schedule stay in the engine's own format.
+    Under DeepSpeed, optimiser and schedule stay in its own format.
     """
 
     resumed_from: Path | None = None
@@ -67,9 +67,12 @@ class ExactResume:
         self._initial_global_step = 0  # means over the whole run, not over what this process does of it
 
     def put_back_progress(self) -> None:
-        # A process that the earlier run did not have starts its sums, as its random numbers, anew.
-        if (path := self._of_this_process(self.resumed_from)).is_file():
-            self.set_progress(read_state(path))
+        own = self._of_this_process(self.resumed_from)
+        tensors, plain = read_state(own if own.is_file() else self.resumed_from / "process-0.safetensors")
+        if not own.is_file():
+            # A process that the earlier run did not have: it stands where all stand, and its sums begin at 0.
+            tensors = {name: torch.zeros_like(value) for name, value in tensors.items()}
+        self.set_progress((tensors, plain))
 
     # ---- per process: random numbers and sums ----
 
@@ -90,7 +93,7 @@ class ExactResume:
 
     @property
     def _engine_keeps_state(self) -> bool:
-        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+        return self.is_deepspeed_enabled
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._engine_keeps_state:

@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from lynx_moe.errors import CheckpointError
+from lynx_moe.errors import CheckpointError, LynxError
 from lynx_moe.training.arguments import training_arguments
 from lynx_moe.training.blocks import read_rows
 from lynx_moe.training.card import describe_data, describe_left_out, last_logged, log_line, look_at, versions
@@ -25,7 +25,7 @@ from lynx_moe.training.prefix_cache import PrefixCache
 from lynx_moe.training.preparing import prepare
 from lynx_moe.training.processes import process_group, refuse_mixed_pictures, refuse_too_few_records
 from lynx_moe.training.records import make_missing
-from lynx_moe.training.reporting import check_reporters, reporters
+from lynx_moe.training.reporting import check_reporters, end_reporters, reporters
 from lynx_moe.training.schedule import TimeBudget
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.sharding import Sharding, divided_loading, plan_sharding, refuse_foreign_checkpoint
@@ -58,17 +58,25 @@ def run(settings: Settings) -> dict:
     sharding = plan_sharding(settings)
     folder = RunFolder(settings.output_dir)
     with process_group(sharding) as here, folder.owned() if here.is_main_process else nullcontext():
-        return _run(settings, sharding, folder, here)
+        try:
+            return _run(settings, sharding, folder, here)
+        finally:
+            end_reporters(settings.trainer.report_to)
 
 
 def _run(settings: Settings, sharding: Sharding, folder: RunFolder, here: PartialState) -> dict:
-    last = None
+    last = problem = None
     with here.main_process_first():
         if here.is_main_process:
-            folder.claim(settings, here.num_processes)
-            make_missing(settings.data)
-            last = folder.go_on_from()
-    [last] = broadcast_object_list([last])
+            try:
+                folder.claim(settings, here.num_processes)
+                make_missing(settings.data)
+                last = folder.go_on_from()
+            except LynxError as trouble:
+                problem = trouble  # for all processes: the others would wait for this one, or go on without it
+    last, problem = broadcast_object_list([last, problem])
+    if problem is not None:
+        raise problem
     set_seed(settings.seed)
     # Now, because a split that is not there must not be found out after hours of training.
     asked = asked_records(settings)
@@ -84,8 +92,9 @@ def _run(settings: Settings, sharding: Sharding, folder: RunFolder, here: Partia
     if last:
         refuse_another(before["made_for"], about["made_for"], last)
         refuse_foreign_checkpoint(sharding, last, here.num_processes)
-    prepared.dataset.left_out.refuse(settings.data.max_left_out)
-    refuse_mixed_pictures(sharding, prepared.records)
+    for rows in filter(None, (prepared.dataset, prepared.held_out)):
+        rows.left_out.refuse(settings.data.max_left_out)
+        refuse_mixed_pictures(sharding, rows.records)
     refuse_too_few_records(prepared.dataset, settings.trainer, here.num_processes)
     prefix = PrefixCache(prepared, settings) if settings.trainer.prefix_cache != "off" else None
     budget = TimeBudget(settings.trainer.max_seconds)

@@ -107,6 +107,12 @@ def refuse_impossible(settings: Settings, kind: str) -> None:
             "read with them",
             fix="use sharding=zero2, which leaves weights whole, or quant=none with model.dtype=bfloat16",
         )
+    if kind in ("zero3", "fsdp2") and settings.trainer.prefix_cache != "off":
+        raise ConfigError(
+            f"trainer.prefix_cache is {settings.trainer.prefix_cache!r} with sharding.kind {kind!r}",
+            why="processes miss different rows, and would wait for each other's weights forever",
+            fix="use trainer.prefix_cache=off, or sharding=zero2, which leaves weights whole",
+        )
     if kind in ("zero3", "fsdp2") and settings.trainer.publish == "best":
         raise ConfigError(
             f"trainer.publish is 'best' with sharding.kind {kind!r}",

@@ -23,6 +23,7 @@ from lynx_moe.training.started_with import differences, started_with
 from lynx_moe.training.whole import write_json
 
 Objectives = tuple[float, float]
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun's sign
 BESIDE = ".sweep"  # locks of the points, and the base's answers that they share
 
 
@@ -48,7 +49,8 @@ def run_point(
 ) -> Objectives | None:
     """Runs one point of a sweep in its own folder, unless it is finished there already.
 
-    A failure is written into the folder as failed.json (type, what, why, fix) and not raised.
+    A failure is written into the folder as failed.json (type, what, why, fix) and not raised, but under torchrun, where
+    processes that fail apart would meet again in different points.
 
     Args:
         settings_of: gives the point's settings, or raises what is wrong with them.
@@ -79,6 +81,9 @@ def run_point(
         except Exception as problem:
             if first:
                 note_failure(here, problem, command)
+            if LAUNCHED in os.environ:
+                # Other processes may not have failed and stand elsewhere: better all end. The same command goes on.
+                raise
     # Outside of the handler, where the failed run's tensors hang on the traceback.
     free_memory()
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -126,6 +126,14 @@ class LynxTrainer(ExactResume, Trainer):
         self.is_distributed_loading_by_transformers = False
         refuse_if_not_in_use(self.sharding, self.model_wrapped)
         return prepared
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """What the whole loss is computed in: DeepSpeed's own autocast covers only calls of its engine, and the base is
+        asked past it. Without DeepSpeed accelerate does this.
+        """
+        if self.sharding.is_deepspeed and self.sharding.deepspeed["torch_autocast"]["enabled"]:
+            return torch.autocast(self.args.device.type, torch.bfloat16)
+        return nullcontext()
 
     def _move_model_to_device(self, model, device):
         if self.sharding.kind != "fsdp2":  # too large for one device, perhaps; it moves layer by layer
@@ -251,6 +259,7 @@ class LynxTrainer(ExactResume, Trainer):
         kept = tensors | {f"sum/{name}": total for name, total in self._sums.items()}
         kept |= {f"block/{name}": total for name, total in self._blocks.sums.items()}
         left_out = self.left_out | {row for rows in self._passed_by for row in rows.tolist()}
+        plain |= {"blocks": list(self._blocks.sums)}  # files give tensors back in another order
         plain |= {"noted_at": getattr(self, "_noted_at", self._initial_global_step), "left_out": sorted(left_out)}
         return kept, plain | {"dead_parameters": self.dead_parameters.state()}
 
@@ -261,6 +270,7 @@ class LynxTrainer(ExactResume, Trainer):
             {n.removeprefix(kind): v.to(self.args.device) for n, v in tensors.items() if n.startswith(kind)}
             for kind in ("sum/", "block/")
         )
+        self._blocks.sums = {name: self._blocks.sums[name] for name in plain["blocks"]}
         self._noted_at = plain["noted_at"]
         self.left_out = set(plain["left_out"])
         self.dead_parameters.set_state(plain["dead_parameters"])
@@ -275,7 +285,8 @@ class LynxTrainer(ExactResume, Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The loss on `eval_dataset`, logged: see `HeldOut.measure`. Training goes on as if it had not been called."""
         held_out = HeldOut(eval_dataset or self.eval_dataset, self.eval_collator, self.args.per_device_eval_batch_size)
-        metrics = held_out.measure(self.model, self.answer_loss, self.accelerator)
+        with self.autocast_smart_context_manager():
+            metrics = held_out.measure(self.model, self.answer_loss, self.accelerator)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

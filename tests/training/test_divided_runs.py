@@ -91,12 +91,14 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(train, alone, 
 
 @pytest.mark.parametrize("kind", ["none", "zero2", "zero3", "fsdp2"])
 def test_divided_run_goes_on_from_a_checkpoint_as_if_nothing_had_happened(train, kind):
-    more = (*TORCHRUN, "trainer.accumulate=1", "trainer.max_steps=4", f"sharding={kind}")
+    # Three held-out records for two processes: one of them has an understanding answer where the other has none.
+    held_out = ("trainer.evaluate_every=2", "trainer.evaluate_records=3", "trainer.keep=4")
+    more = (*TORCHRUN, "trainer.accumulate=1", "trainer.max_steps=4", f"sharding={kind}", *held_out)
     whole = train(f"whole_{kind}", *more)
     again = whole.with_name(f"again_{kind}")
     shutil.copytree(whole / "checkpoints/checkpoint-2", again / "checkpoints/checkpoint-2")
     # What Adam remembers must come back too: with moments of zero the next steps would be other ones.
-    train(again.name, *more, "trainer.resume=true")
+    train(again.name, *more, "trainer.resume=always")
     assert card(again)["train"]["resumed_from"] == "checkpoint-2"
     same_run(whole, again, rel=1e-6, atol=1e-7)
 
