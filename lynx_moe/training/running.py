@@ -92,7 +92,7 @@ def _run(settings: Settings, sharding: Sharding, folder: RunFolder, here: Partia
     if last:
         refuse_another(before["made_for"], about["made_for"], last)
         refuse_foreign_checkpoint(sharding, last, here.num_processes)
-    for rows in filter(None, (prepared.dataset, prepared.held_out)):
+    for rows in [prepared.dataset] if prepared.held_out is None else [prepared.dataset, prepared.held_out]:
         rows.left_out.refuse(settings.data.max_left_out)
         refuse_mixed_pictures(sharding, rows.records)
     refuse_too_few_records(prepared.dataset, settings.trainer, here.num_processes)
