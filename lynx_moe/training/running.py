@@ -82,8 +82,10 @@ def _run(settings: Settings, sharding: Sharding, folder: RunFolder, here: Partia
     asked = asked_records(settings)
 
     before = read_manifest(last) if last else {}
+    # DeepSpeed's checkpoints hold nothing that is frozen, so there the prompt gate's head is fitted again, to the same.
+    fitted = None if sharding.is_deepspeed else before.get("prompt_gate")
     with divided_loading(sharding, settings.model):
-        prepared = prepare(settings, quiet=not here.is_main_process, prompt_gate=before.get("prompt_gate"))
+        prepared = prepare(settings, quiet=not here.is_main_process, prompt_gate=fitted)
     model = prepared.model
     about = {
         "made_for": made_for(prepared.base_hash.digest, settings.data, model),
