@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -46,10 +47,9 @@ def reporters(names: Sequence[str], folder: RunFolder) -> list[TrainerCallback]:
 
 def end_reporters(names: Sequence[str]) -> None:
     """Closes what transformers leaves open: the next run of this process would write into this one's W&B run."""
-    if "wandb" in names:
-        import wandb
-
-        wandb.finish()
+    # Looked up, not imported: transformers has imported it where it was used, and we do not depend on it.
+    if "wandb" in names and "wandb" in sys.modules:
+        sys.modules["wandb"].finish()
 
 
 def _callback(name: str) -> TrainerCallback:
