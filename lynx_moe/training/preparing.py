@@ -21,7 +21,7 @@ from lynx_moe.training.method import attach, is_gated, only_adapter_trains
 from lynx_moe.training.prompt_gate import fit_on_records
 from lynx_moe.training.records import splits_in
 from lynx_moe.training.samples import sample_builder, training_samples
-from lynx_moe.training.settings import Settings
+from lynx_moe.training.settings import DataSettings, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +99,7 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
 def training_records(settings: Settings) -> RecordSet:
     """The records to train on; raises RecordError when none is about grounding."""
     data = settings.data
-    records = load_records(data.folder, data.split, kinds=data.kinds, tasks=data.tasks, limit=data.limit)
-    if "grounding" not in records.column("kind"):
-        raise RecordError(
-            f"no grounding record among the {len(records)} to train on",
-            why=f"split {data.split!r} of {data.folder}, kinds {data.kinds}, tasks {data.tasks or 'all'}",
-            fix="choose tasks that ask for boxes, or make more data",
-        )
-    return records
+    return grounded(data, data.split, data.limit, "train", "choose tasks that ask for boxes, or make more data")
 
 
 def held_out_records(settings: Settings) -> RecordSet:
@@ -116,13 +109,18 @@ def held_out_records(settings: Settings) -> RecordSet:
         RecordError: there is no such split, or none of its records is about grounding.
     """
     data = settings.data
-    limit = settings.trainer.evaluate_records
-    records = load_records(data.folder, data.held_out, kinds=data.kinds, tasks=data.tasks, limit=limit)
+    fix = "name another split with data.held_out=..., or trainer.evaluate_every=0"
+    return grounded(data, data.held_out, settings.trainer.evaluate_records, "measure", fix)
+
+
+def grounded(data: DataSettings, split: str, limit: int | None, what_for: str, fix: str) -> RecordSet:
+    """Records of a split, of the kinds and tasks that are trained; raises RecordError when none is about grounding."""
+    records = load_records(data.folder, split, kinds=data.kinds, tasks=data.tasks, limit=limit)
     if "grounding" not in records.column("kind"):
         raise RecordError(
-            f"no grounding record among the {len(records)} to measure on",
-            why=f"split {data.held_out!r} of {data.folder}, kinds {data.kinds}, tasks {data.tasks or 'all'}",
-            fix="name another split with data.held_out=..., or trainer.evaluate_every=0",
+            f"no grounding record among the {len(records)} to {what_for} on",
+            why=f"split {split!r} of {data.folder}, kinds {data.kinds}, tasks {data.tasks or 'all'}",
+            fix=fix,
         )
     return records
 

@@ -91,12 +91,8 @@ class ExactResume:
 
     # ---- of all processes together ----
 
-    @property
-    def _engine_keeps_state(self) -> bool:
-        return self.is_deepspeed_enabled
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._engine_keeps_state:
+        if self.is_deepspeed_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
             write_state(Path(output_dir, PLAIN), optimizer_state(self.optimizer, self.model))
@@ -105,7 +101,7 @@ class ExactResume:
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        if self._engine_keeps_state:
+        if self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         load_optimizer_state(self.optimizer, self.model, read_state(Path(checkpoint, PLAIN)))
