@@ -8,14 +8,21 @@ below the boundary hand on what they are given, and in front of the boundary the
     embedding ── layer 0 ── .. ── layer k-1 ──┬──────────────── .. ── -         capturing
     embedding ──────────────────────────────────────── states ── .. ── logits   behind all layers
 
+Where only the FFN of layer k is trained, its attention is frozen too. Most layers add both to one residual stream:
+
+    h' = h + attention(h)        y = h' + ffn(h')
+
+There the boundary lies in front of the FFN. With an FFN that says zero the layer hands out h', and given h', with an
+attention that says zero, it goes on from there.
+
 Masks, rotary positions and norms therefore are the family's own. It holds where the picture reaches the layers above
-only through those states, which `Boundary.check` finds out by trying.
+only through those states, and where a layer adds up so, which `Boundary.check` finds out by trying.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,8 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from lynx_moe.errors import FamilyError
-from lynx_moe.families.find import find_ffn_blocks
+from lynx_moe.families.find import FfnBlock, find_ffn_blocks
 
+# What a model raises that cannot be run in a way it was not written for.
+NOT_RUN = (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError)
 OFF = "trainer.prefix_cache=off trains this base without a cache"
 
 
@@ -57,6 +66,8 @@ class Boundary:
             until the backward is done.
         behind: states behind the last layer to run from instead; no layer runs then.
         forms: what each decoder layer returns: 0 a tensor, n a tuple of n, the states first. `check` fills it.
+        at_ffn: the same of the parts of the lowest trained layer, by name, where the boundary lies in front of its FFN;
+            empty where it lies in front of the layer. `check` fills it too.
 
     Raises:
         FamilyError: something below the decoder's layers is trained, or there is no telling where those are.
@@ -65,7 +76,8 @@ class Boundary:
     def __init__(self, model: nn.Module, call: Callable | None = None, *, at_embedding: bool = False):
         self.model = model
         self.call = call or model
-        name = find_ffn_blocks(model)[0].inside.rpartition(".")[0]
+        blocks = find_ffn_blocks(model)
+        name = blocks[0].inside.rpartition(".")[0]
         self.layers: nn.ModuleList = model.get_submodule(name)
         trained = [i for i, layer in enumerate(self.layers) if any(p.requires_grad for p in layer.parameters())]
         outside = [n for n, p in model.named_parameters() if p.requires_grad and not n.startswith(f"{name}.")]
@@ -79,20 +91,40 @@ class Boundary:
         self.source: States | None = None
         self.behind: States | None = None
         self.forms: list[int] = []
+        self.at_ffn: dict[str, int] = {}
+        # In front of the first layer the states of the picture alone are enough, and text keeps its embedding.
+        self._parts = self._of_two(blocks) if self.layer else {}
         self._capturing = False
         self._seen: Tensor | None = None
         self._last: Tensor | None = None
         self._hook = self.layers[self.layer].register_forward_pre_hook(self._in_front, with_kwargs=True)
         for index, layer in enumerate(self.layers):
             layer.forward = self._skipping(index, layer.forward)
+        for part_name, (part, is_ffn) in self._parts.items():
+            part.forward = self._silent(part_name, is_ffn, part.forward)
 
     def remove(self) -> None:
         """The model as it was."""
         self._hook.remove()
-        for layer in self.layers:
-            layer.forward = layer.forward.__wrapped__
-            if getattr(layer.forward, "__func__", None) is type(layer).forward:
-                del layer.forward
+        for module in (*self.layers, *(part for part, _ in self._parts.values())):
+            module.forward = module.forward.__wrapped__
+            if getattr(module.forward, "__func__", None) is type(module).forward:
+                del module.forward
+
+    def _of_two(self, blocks: Sequence[FfnBlock]) -> dict[str, tuple[nn.Module, bool]]:
+        """Name to module, and whether it is the FFN, of what the lowest trained layer adds up; empty where more of the
+        layer is trained than a whole FFN.
+        """
+        layer = self.layers[self.layer]
+        own = next((block for block in blocks if block.layer == self.layer and not block.reads), None)
+        ffn = own.name[len(own.inside) + 1 :] if own else "."
+        if any(p.requires_grad and not n.startswith(f"{ffn}.") for n, p in layer.named_parameters()):
+            return {}
+        # Norms have no matrix. Whatever else has one mixes tokens.
+        mixers = {n: m for n, m in layer.named_children() if any(p.ndim > 1 for p in m.parameters())}
+        if ffn not in mixers or len(mixers) < 2:
+            return {}
+        return {name: (module, name == ffn) for name, module in mixers.items()}
 
     def capture(self, inputs: dict[str, Any]) -> Tensor:
         """(B, L, D) the states in front of the boundary for these inputs, pictures included; what lies above rests."""
@@ -130,8 +162,13 @@ class Boundary:
         Raises:
             FamilyError: they differ, or the model cannot be run so: with why, and what helps.
         """
+        parts: dict[str, int] = {}
         hooks = [layer.register_forward_hook(self._note_form) for layer in self.layers]
-        self.forms, self.source = [], None
+        for name, (part, _) in self._parts.items():
+            hooks.append(
+                part.register_forward_hook(lambda _, __, output, name=name: parts.update({name: _form(output)}))
+            )
+        self.forms, self.at_ffn, self.source = [], {}, None
         try:
             ordinary = self._logits(inputs)
         finally:
@@ -145,22 +182,46 @@ class Boundary:
             if _apart(self.capture(inputs), states_BLD):
                 raise self._refused("its frozen part gives other numbers each time (dropout, for one)")
         behind = States(self.last_states(), torch.ones_like(there_BL))
+        if parts and parts.keys() == self._parts.keys():
+            states_BLD = self._from_ffn(parts, inputs, without, States(states_BLD, there_BL), ordinary)
         try:
             self.source = States(states_BLD, there_BL)
             replayed = self._logits(without)
             self.source, self.behind = None, behind
             from_behind = self._logits(without)
-        except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError) as problem:
+        except NOT_RUN as problem:
             raise self._refused(f"it does not run without its pictures: {problem}") from problem
         finally:
             self.source = self.behind = None
-        for logits, place in ((replayed, f"in front of layer {self.layer}"), (from_behind, "behind the last layer")):
+        for logits, place in ((replayed, f"in front of {self.place}"), (from_behind, "behind the last layer")):
             if apart := _apart(logits, ordinary):
                 raise self._refused(
                     f"with the states {place} replayed, logits are up to {apart:.3g} off: "
                     + (self._other_way() or "layers above read the picture, or what lower layers left, in another way")
                 )
         return states_BLD
+
+    def _from_ffn(
+        self, parts: dict[str, int], inputs: dict[str, Any], without: dict[str, Any], states: States, ordinary: Tensor
+    ) -> Tensor:
+        """Moves the boundary to the FFN if logits stay what they are; the states in front of where it lies then."""
+        self.at_ffn = parts
+        try:
+            value_BLD = self.capture(inputs)
+            self.source = States(value_BLD, states.there_BL)
+            if not _apart(self._logits(without), ordinary):
+                return value_BLD
+        except NOT_RUN:
+            pass
+        finally:
+            self.source = None
+        self.at_ffn = {}
+        return states.value_BLD
+
+    @property
+    def place(self) -> str:
+        """Where the boundary lies, or will when `check` finds that it can."""
+        return f"the FFN of layer {self.layer}" if self._parts else f"layer {self.layer}"
 
     # ---- inside the model ----
 
@@ -182,15 +243,31 @@ class Boundary:
         @functools.wraps(forward)
         def maybe(*args: Any, **kwargs: Any) -> Any:
             below = self.source is not None and index < self.layer
-            if not (below or self.behind is not None or self._capturing and index >= self.layer):
+            above = self._capturing and index >= self.layer + bool(self.at_ffn)
+            if not (below or above or self.behind is not None):
                 output = forward(*args, **kwargs)
-                if index == len(self.layers) - 1 and not torch.is_grad_enabled():
-                    self._last = output[0] if isinstance(output, tuple) else output
+                states_BLD = output[0] if isinstance(output, tuple) else output
+                if self._capturing and index == self.layer:
+                    self._seen = states_BLD
+                elif index == len(self.layers) - 1 and not torch.is_grad_enabled():
+                    self._last = states_BLD
                 return output
             hidden = args[0] if args else kwargs["hidden_states"]
             if self.behind is not None and index == len(self.layers) - 1:
                 hidden = torch.where(self.behind.there_BL[..., None], self.behind.value_BLD, hidden)
-            return hidden if not self.forms[index] else (hidden, *[None] * (self.forms[index] - 1))
+            return _in_form(hidden, self.forms[index])
+
+        return maybe
+
+    def _silent(self, name: str, is_ffn: bool, forward):
+        """A part of the lowest trained layer that says zero: the FFN while capturing, the others while replaying."""
+
+        @functools.wraps(forward)
+        def maybe(*args: Any, **kwargs: Any) -> Any:
+            if name not in self.at_ffn or not (self._capturing if is_ffn else self.source is not None):
+                return forward(*args, **kwargs)
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return _in_form(torch.zeros_like(hidden), self.at_ffn[name])
 
         return maybe
 
@@ -200,7 +277,7 @@ class Boundary:
         return last
 
     def _note_form(self, layer: nn.Module, args: tuple, output: Any) -> None:
-        self.forms.append(len(output) if isinstance(output, tuple) else 0)
+        self.forms.append(_form(output))
 
     def _taken(self) -> Tensor:
         seen, self._seen = self._seen, None
@@ -231,6 +308,15 @@ class Boundary:
 
     def _refused(self, why: str) -> FamilyError:
         return FamilyError(f"{type(self.model).__name__} cannot train from a cached prefix", why=why, fix=OFF)
+
+
+def _form(output: Any) -> int:
+    return len(output) if isinstance(output, tuple) else 0
+
+
+def _in_form(hidden: Tensor, form: int) -> Any:
+    """What a module returns that only hands on `hidden`."""
+    return (hidden, *[None] * (form - 1)) if form else hidden
 
 
 def _apart(value: Tensor, expected: Tensor) -> float:

@@ -2,7 +2,7 @@
 
     off       every forward runs the whole model
     vision    the picture's side runs once per picture; the decoder runs whole
-    decoder   so do the decoder layers below the lowest trained one; only the rest runs in every epoch
+    decoder   so do the layers below the lowest trained FFN, once per row; only the rest runs in every epoch
 
 States are float32 where training computes in float32 (losses are then those without a cache), else 16 bits. The first
 run of its kind tries on two rows whether the family can be run so (`Boundary.check`), and writes that down.
@@ -70,7 +70,7 @@ class PrefixCache:
         about = {
             "base": prepared.base_hash.digest,
             "pictures": transform_of(prepared.processor),
-            "entrance": "embedding" if at_embedding else f"layer {self.boundary.layer}",
+            "entrance": "embedding" if at_embedding else self.boundary.place,
             "numbers": f"{base.dtype} computed in {precision} on {base.device.type}",
             "attention": str(getattr(base.config.get_text_config(), "_attn_implementation", None)),
             "transformers": transformers.__version__,
@@ -192,10 +192,10 @@ class PrefixCache:
         if known is None:
             states_BLD = self._try()
             known = {"type": str(states_BLD.dtype).removeprefix("torch."), "width": states_BLD.shape[-1]}
-            known["forms"] = self.boundary.forms
+            known |= {"forms": self.boundary.forms, "at_ffn": self.boundary.at_ffn}
             self.store.note(known)
         self._type, self._width = getattr(torch, known["type"]), known["width"]
-        self.boundary.forms = known["forms"]
+        self.boundary.forms, self.boundary.at_ffn = known["forms"], known["at_ffn"]
 
     def _try(self) -> torch.Tensor:
         rows = [row for row in range(min(len(self._rows), LOOKED_AT)) if self._rows.pictures(row)]
