@@ -17,8 +17,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from tqdm.auto import tqdm
 
 from lynx_moe.errors import ConfigError
@@ -94,12 +94,14 @@ class PrefixStore:
         """
         path = self._path(key)
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-                whole = (file.metadata() or {}).get("crc32") == str(checksum(tensors))
+            # One read: `safe_open` opens the path twice, once for the header and once for the tensors, and another
+            # process's row, with other roundings, may come between the two.
+            content = path.read_bytes()
+            tensors = load(content)
+            whole = written_checksum(content) == str(checksum(tensors))
         except FileNotFoundError:
             return None
-        except (OSError, SafetensorError, ValueError):
+        except (OSError, SafetensorError, ValueError, KeyError):
             whole = False
         if not whole:
             path.unlink(missing_ok=True)
@@ -122,6 +124,12 @@ class PrefixStore:
             return json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))["found"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def written_checksum(content: bytes) -> str:
+    """The checksum in a stored file's header."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length])["__metadata__"]["crc32"]
 
 
 def checksum(tensors: Mapping[str, torch.Tensor]) -> int:

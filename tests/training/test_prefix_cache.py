@@ -31,8 +31,8 @@ def both(settings, tmp_path, mode: str, **given) -> list:
     found, card = [], None
     for prefix_cache in ("off", mode, mode):
         chosen = settings(
-            epochs=2, learning_rate=1e-2, prefix_cache=prefix_cache, cache_dir=str(tmp_path / "cache"), adapter=UPPER,
-            **given,
+            epochs=2, learning_rate=1e-2, prefix_cache=prefix_cache, cache_dir=str(tmp_path / "cache"),
+            **{"adapter": UPPER} | given,
         )  # fmt: skip
         chosen.overwrite = True
         card = run(chosen)["prefix_cache"]
@@ -45,6 +45,7 @@ def both(settings, tmp_path, mode: str, **given) -> list:
     [
         pytest.param("decoder", {"retention_kl": 1.0, "accumulate": 2}, id="decoder, micro-batches"),
         pytest.param("decoder", {"retention_kl": 1.0, "data": {"pack_tokens": 120}}, id="decoder, packed rows"),
+        pytest.param("decoder", {"adapter": {"layers": "upper_half"}, "retention_kl": 1.0}, id="decoder, from the FFN"),
         pytest.param("vision", {"retention_kl": 1.0}, id="vision", marks=pytest.mark.slow),
         pytest.param("decoder", {}, id="decoder, grounding alone", marks=pytest.mark.slow),
         pytest.param("vision", {"data": {"pack_tokens": 120, "workers": 2}}, id="workers", marks=pytest.mark.slow),
