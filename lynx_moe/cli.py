@@ -1,4 +1,4 @@
-"""The command line: `lynx-moe quickstart | doctor | evaluate | report | export | verify | families | bench`.
+"""The command line: `lynx-moe quickstart | doctor | evaluate | report | export | unexport | verify | families | bench`.
 
 Each takes `--json FILE`. Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
@@ -12,7 +12,9 @@ import sys
 import warnings
 from pathlib import Path
 
+from lynx_moe import export_cli
 from lynx_moe.errors import LynxError
+from lynx_moe.export_cli import at_least_one
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     A mistake that somebody can act on is printed as what / why / fix, without a traceback, and also goes into `--json`.
     """
     given = build_parser().parse_args(arguments)
+    given.typed = list(sys.argv[1:] if arguments is None else arguments)
     quieten()
     try:
         result = given.command(given)
@@ -78,16 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     page.add_argument("--tolerance", type=float, default=1.0, metavar="POINTS", help="retention that may be lost (1.0)")
     page.add_argument("--out", metavar="FOLDER", help="where to write (default: report/ in the first folder)")
 
-    out = add("export", run_export, "write a Hugging Face folder that loads without this library, and prove it")
-    out.add_argument("path", help="a run folder or an adapter")
-    out.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
-    routes = ("auto", "native", "code", "adapter")
-    out.add_argument("--route", default="auto", choices=routes, help="default %(default)s")
-    out.add_argument("--licence", help="licence to name in the card (default: the base's own)")
-    out.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
-
-    check = add("verify", run_verify, "whether an export is still byte for byte, and logit for logit, what was written")
-    check.add_argument("path", help="an exported folder")
+    export_cli.add_commands(add)
 
     found = add("families", run_families, "where the blocks would go in a model; reads its config, not its weights")
     found.add_argument("path", nargs="?", help="a folder, a Hub name, or pkg://package/folder; none: every family")
@@ -122,6 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
     cache.add_argument("--strengths", type=int, default=8, help="runs of the sweep; 0: none (default %(default)s)")
     cache.add_argument("--epochs", type=float, default=3.0, help="of each run of the sweep (default %(default)s)")
     cache.add_argument("--threads", type=at_least_one, help="CPU threads (default: torch's own choice)")
+    exported = add("export", run_bench_export, "exported models against the live one, a dense fold against its base")
+    exported.add_argument("path", nargs="?", default="pkg://lynx_moe.pocket/weights", help="a base VLM (%(default)s)")
+    measured = ("dense", "native", "code")
+    exported.add_argument("--routes", nargs="+", default=measured, choices=measured, help="default all of them")
+    exported.add_argument("--rows", type=at_least_one, default=8, help="rows of a batch (default %(default)s)")
+    exported.add_argument("--new-tokens", type=at_least_one, default=32, help="generated per row (default %(default)s)")
+    exported.add_argument("--dtype", default="float32", choices=types, help="default %(default)s")
     steps = add("stepwise", run_bench_stepwise, "stepwise answers in one forward against a forward per step")
     rows = add("packing", run_bench_packing, "packed rows against padded batches")
     for command, records, batch in ((steps, 64, 8), (rows, 256, 16)):
@@ -136,7 +137,9 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--attention", default="eager", help="of transformers (default %(default)s)")
         command.add_argument("--precision", default="auto", choices=precisions, help="as in training (%(default)s)")
     rows.add_argument("--pack-tokens", type=at_least_one, default=256, help="of a row (default %(default)s)")
-    for command, repeats, seconds in ((block, 5, 1.0), (step, 20, 30.0), (steps, 5, 60.0), (rows, 5, 60.0)):
+    for command, repeats, seconds in (
+        (block, 5, 1.0), (step, 20, 30.0), (exported, 10, 30.0), (steps, 5, 60.0), (rows, 5, 60.0),
+    ):  # fmt: skip
         command.add_argument("--repeats", type=at_least_one, default=repeats, help="rounds at least (%(default)s)")
         command.add_argument("--seconds", type=float, default=seconds, help="go on for so long per case (%(default)s)")
         command.add_argument("--threads", type=at_least_one, help="CPU threads (default: torch's own choice)")
@@ -151,13 +154,6 @@ BENCH = (
 def loading_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dialect", help="how boxes are written (default: the run's own, else percent)")
     command.add_argument("--trust-remote-code", action="store_true", help="allow an export to run its modelling file")
-
-
-def at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
 
 
 def run_quickstart(given: argparse.Namespace) -> dict:
@@ -205,43 +201,6 @@ def run_report(given: argparse.Namespace) -> dict:
     return {"ok": True, **made}
 
 
-def run_export(given: argparse.Namespace) -> dict:
-    from lynx_moe.errors import ExportError
-    from lynx_moe.export import export
-    from lynx_moe.loading import load
-
-    loaded = load(given.path)
-    if not loaded.adapted:
-        raise ExportError(
-            f"{given.path} is {'an' if loaded.kind == 'export' else 'a'} {loaded.kind}",
-            why="only a base with an adapter can be exported",
-            fix="give the folder of a finished run",
-        )
-    report = export(
-        loaded.model,
-        loaded.processor,
-        given.out,
-        route=given.route,
-        overwrite=given.overwrite,
-        licence=given.licence,
-    )
-    print(f"written to {report['path']}: {report['size_bytes'] / 1e6:.1f} MB, route {report['route']}")
-    print(f"largest logit difference after reload: {report['max_abs_logit_diff']:.3g}")
-    return {"ok": True, **report}
-
-
-def run_verify(given: argparse.Namespace) -> dict:
-    from lynx_moe.export import verify
-
-    result = verify(given.path)
-    if result["changed_files"]:
-        print(f"changed since the export: {', '.join(result['changed_files'])}", file=sys.stderr)
-    if "max_abs_logit_diff" in result:
-        print(f"largest logit difference: {result['max_abs_logit_diff']:.3g}")
-    print("verified" if result["ok"] else "NOT what was exported")
-    return result
-
-
 def run_families(given: argparse.Namespace) -> dict:
     if given.path is None:
         return run_every_family(given.markdown)
@@ -283,6 +242,13 @@ def run_bench_step(given: argparse.Namespace) -> dict:
 
     names = ("layers", "rows", "precision", "repeats", "seconds", "threads")
     return bench_step(given.path, **{name: getattr(given, name) for name in names})
+
+
+def run_bench_export(given: argparse.Namespace) -> dict:
+    from lynx_moe.bench import bench_export
+
+    names = ("routes", "rows", "new_tokens", "dtype", "repeats", "seconds", "threads")
+    return bench_export(given.path, **{name: getattr(given, name) for name in names})
 
 
 PASSES = ("data", "split", "records", "batch", "layers", "attention", "precision", "repeats", "seconds", "threads")

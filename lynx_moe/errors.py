@@ -7,7 +7,15 @@ written by somebody who never heard of us still works.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+# What the system says when there is no room: a full disk, a quota, a limit on the size of files.
+NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "files may not grow as large",
+}
 
 
 class LynxError(Exception):
@@ -92,3 +100,10 @@ def nearest(name: object, known: Iterable[object], limit: int = 3) -> list[str]:
     names = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), names, n=limit, cutoff=0.5)
     return close or (names if len(names) <= 8 else names[:limit])
+
+
+def no_room(problem: BaseException) -> str | None:
+    """In words, if `problem` is the system's that there is no room; safetensors and torch pass it on as text."""
+    named = {f"os error {number}": text for number, text in NO_ROOM.items()} | {"space left": NO_ROOM[errno.ENOSPC]}
+    by_text = next((text for sign, text in named.items() if sign in str(problem)), None)
+    return NO_ROOM.get(getattr(problem, "errno", None), by_text)

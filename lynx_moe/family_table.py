@@ -28,7 +28,7 @@ from lynx_moe.adapter import LynxConfig
 from lynx_moe.adapter.attaching import attach_adapter
 from lynx_moe.errors import LynxError
 from lynx_moe.export import native
-from lynx_moe.export.plan import plan
+from lynx_moe.export.plan import choose
 from lynx_moe.export.read import read
 from lynx_moe.families.attention import attention_projections
 from lynx_moe.families.dialects import dialect_of
@@ -101,7 +101,7 @@ def _row(family: str) -> FamilyRow:
             kinds = Counter(kind_of(block, model) for block in blocks)
             projections = attention_projections(model, blocks)
             adapted = attach_adapter(model, LynxConfig(prompt_gate="on"))
-            route = plan(adapted, "auto")
+            route, promise, _ = choose(read(adapted), "auto")
         except LynxError as problem:
             return FamilyRow(family=family, model_class=type(model).__name__, refused=problem.message, ours=True)
     several = len(kinds) > 1
@@ -113,7 +113,7 @@ def _row(family: str) -> FamilyRow:
         kinds=", ".join(f"{number} {kind}" if several else kind for kind, number in kinds.items()),
         projections=len(projections),
         dialect=dialect_of(family),
-        route=f"native ({route.host})" if route.route == "native" else _why_code(family, adapted),
+        route=f"native ({promise.host})" if route == "native" else _why_code(family, adapted),
     )
 
 

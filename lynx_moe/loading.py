@@ -24,12 +24,14 @@ class Loaded:
         model: in eval mode; a `PeftModel` when `adapted`.
         processor: the base's.
         dialect: how it writes boxes, in the frame of its processor.
+        notes: what an export of it should say of how it was loaded.
     """
 
     kind: str
     model: Any
     processor: Any
     dialect: Any
+    notes: tuple[str, ...] = ()
 
     @property
     def adapted(self) -> bool:
@@ -66,6 +68,7 @@ def load(
     dialect: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    dequantise: bool = False,
 ) -> Loaded:
     """Opens `path` for answering: a run folder, an adapter folder, an exported folder, or any base VLM.
 
@@ -75,21 +78,24 @@ def load(
         dialect: name of the box dialect; None takes the run's, and "percent" where nothing says.
         dtype: number type of the weights; None takes the run's, and the stored one where nothing says.
         trust_remote_code: allow an export by route "code" to run its own modelling file.
+        dequantise: of a run or an adapter on a quantised base: hold plain weights again, which are the quantised ones
+            and not the original's.
 
     Raises:
+        ConfigError: `dequantise`, and the base is not quantised or its method has no way back.
         CheckpointError: nothing that can be loaded is there, or an export brings code and that was not allowed.
         ConfigError: the dialect is unknown.
     """
     folder = Path(path)
     if (folder / "run.json").is_file():
-        return _run(folder, base, dialect, dtype)
+        return _run(folder, base, dialect, dtype, dequantise)
     if (folder / EXPORT_MANIFEST).is_file() and not (folder / "adapter_config.json").is_file():
         return _export(folder, dialect, dtype, trust_remote_code)
     if (folder / "adapter_config.json").is_file():
-        return _adapter(folder, base, dialect, dtype)
+        return _adapter(folder, base, dialect, dtype, dequantise)
     if folder.is_dir() and (folder / "adapter").is_dir():
         if base:
-            return _adapter(folder / "adapter", base, dialect, dtype)
+            return _adapter(folder / "adapter", base, dialect, dtype, dequantise)
         raise CheckpointError(
             f"{folder} is an unfinished run",
             why="it has no run.json, which is written last",
@@ -104,7 +110,9 @@ def load(
     return _base(str(path), dialect, dtype)
 
 
-def _run(folder: Path, base_path: str | Path | None, dialect: str | None, dtype: str | None) -> Loaded:
+def _run(
+    folder: Path, base_path: str | Path | None, dialect: str | None, dtype: str | None, dequantise: bool
+) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
     from lynx_moe.training.base import load_base
     from lynx_moe.training.settings import ModelSettings, QuantSettings
@@ -114,12 +122,14 @@ def _run(folder: Path, base_path: str | Path | None, dialect: str | None, dtype:
     settings = replace(settings, path=str(base_path or settings.path), dtype=dtype or settings.dtype)
     base, processor = load_base(settings, QuantSettings(**written.get("quant", {})))
     refuse_other_bytes(base, folder / "adapter")
+    notes = _dequantised(base) if dequantise else ()
     model = load_adapter(base, folder / "adapter")
-    return _loaded("run", model, processor, dialect or settings.dialect)
+    return replace(_loaded("run", model, processor, dialect or settings.dialect), notes=notes)
 
 
-def _adapter(folder: Path, base: str | Path | None, dialect: str | None, dtype: str | None) -> Loaded:
+def _adapter(folder: Path, base: str | Path | None, dialect: str | None, dtype: str | None, dequantise: bool) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
+    from lynx_moe.export.base_pin import refuse_another_base
 
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -138,8 +148,38 @@ def _adapter(folder: Path, base: str | Path | None, dialect: str | None, dtype: 
         found = _base(str(named), dialect or config.get("dialect"), dtype)
     except CheckpointError as problem:
         raise CheckpointError(problem.message, why=problem.why, fix="give the base's folder as base=...") from problem
-    refuse_other_bytes(found.model, folder)
-    return _loaded("adapter", load_adapter(found.model, folder), found.processor, found.dialect.name)
+    if not refuse_another_base(folder, found.model):
+        refuse_other_bytes(found.model, folder)
+    notes = _dequantised(found.model) if dequantise else ()
+    model = load_adapter(found.model, folder)
+    return replace(_loaded("adapter", model, found.processor, found.dialect.name), notes=notes)
+
+
+def _dequantised(base: Any) -> tuple[str, ...]:
+    """Makes the base plain in place, before an adapter is attached; what is to be said of it then.
+
+    Raises:
+        ConfigError: it is not quantised, or its method has no way back.
+    """
+    from lynx_moe.adapter.quantised import quantisation_of
+
+    kind = quantisation_of(base)
+    quantiser = getattr(base, "hf_quantizer", None)
+    if quantiser is None:
+        raise ConfigError(
+            "the base is not quantised", why="its weights are plain tensors already", fix="leave --dequantise out"
+        )
+    method = kind or str(quantiser.quantization_config.quant_method)
+    try:
+        base.dequantize(dtype=base.dtype)
+    except NotImplementedError as problem:
+        raise ConfigError(
+            f"a base quantised by {method} cannot be made plain again",
+            why=str(problem),
+            fix="export with route='adapter', or attach the adapter to the unquantised base: --base PATH",
+        ) from problem
+    base.requires_grad_(False).eval()
+    return (f"the base was held in {method} and is written plain: these are the rounded weights, not the original's",)
 
 
 def refuse_other_bytes(base: Any, adapter: Path) -> None:
@@ -180,6 +220,13 @@ def _export(folder: Path, dialect: str | None, dtype: str | None, trust_remote_c
 
     from lynx_moe.families.templates import give_template
 
+    manifest = json.loads((folder / EXPORT_MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("route") == "vllm":
+        raise CheckpointError(
+            f"{folder} was exported for vLLM only",
+            why="transformers has no class for it and would leave the shared experts out with only a warning",
+            fix=f"serve it with vLLM, or make base and adapter of it again: lynx-moe unexport {folder} --out OTHER",
+        )
     if "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8")) and not trust_remote_code:
         raise CheckpointError(
             f"{folder} brings its own modelling file",
@@ -199,8 +246,7 @@ def _export(folder: Path, dialect: str | None, dtype: str | None, trust_remote_c
             why="files are missing or damaged",
             fix=f"lynx-moe verify {folder} names the changed files",
         ) from problem
-    written = json.loads((folder / EXPORT_MANIFEST).read_text(encoding="utf-8")).get("dialect")
-    return _loaded("export", model.eval(), processor, dialect or written)
+    return _loaded("export", model.eval(), processor, dialect or manifest.get("dialect"))
 
 
 def _base(path: str, dialect: str | None, dtype: str | None) -> Loaded:

@@ -239,7 +239,7 @@ def same_logits(base: Loaded, tuned: Loaded, records: RecordSet, count: int = 16
 def export_and_measure(tuned: Loaded, route: str, records: RecordSet, out: Path) -> dict:
     """Exports by `route`, loads the folder again as a stranger would, and measures that."""
     folder = out / f"export-{route}"
-    found = export(tuned.model, tuned.processor, folder, route=route)
+    found = export(tuned.model, tuned.processor, folder, route=route, gate="on" if route == "native" else "auto")
     # The folder was written by the line above, so its modelling file is ours.
     reloaded = load(folder, dialect=tuned.dialect.name, trust_remote_code=route == "code")
     result = measure(reloaded, records, out, f"export-{route}")

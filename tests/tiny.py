@@ -58,7 +58,8 @@ def _build(model_class: type, config: transformers.PreTrainedConfig) -> transfor
             for parameter in model.parameters():
                 if parameter.ndim > 1:
                     parameter.mul_(3.0)
-    model.generation_config.eos_token_id = None  # generation tests want every step
+    if model.can_generate():
+        model.generation_config.eos_token_id = None  # generation tests want every step
     # As PEFT will have it. torch picks another matmul for a weight that requires gradients (also under no_grad), so a
     # base measured before its weights are frozen differs from itself afterwards in the last bit.
     return model.requires_grad_(False)

@@ -88,3 +88,12 @@ class LynxLayer(GatedLayer):
         if valid_BL is not None and valid_BL.numel() == counted.numel():  # a decoding step sees one token of them
             counted = counted & valid_BL.to(counted.device).view(counted.shape)
         return counted.reshape(-1).float()
+
+
+class PosingLayer(LynxLayer):
+    """A block in a decoder layer that asks of what class it is: it is told the frozen one's."""
+
+    @property
+    def __class__(self) -> type:
+        frozen = self.__dict__.get("_modules", {}).get("base_layer")
+        return type(self) if frozen is None else frozen.__class__

@@ -31,6 +31,7 @@ class Branch(nn.Module):
         width: the model's width D.
         expert_width: hidden width F of one expert.
         mix: a name in `MIXES`.
+        gated: experts `down(activation(gate(x)) * up(x))`, else `down(activation(up(x)))`.
         activation: the frozen FFN's own, so that an exported host can hold both sets of experts.
         sparsity_penalty, gate_sparsity, balance, router_z: what `cost` adds up.
     """
@@ -51,6 +52,7 @@ class Branch(nn.Module):
         router_z: float,
         dtype: torch.dtype,
         device: torch.device,
+        gated: bool = True,
     ):
         super().__init__()
         self.top_k = top_k
@@ -63,7 +65,8 @@ class Branch(nn.Module):
         # choice: random enough that the top-k spreads tokens over all experts, small enough to be undone soon.
         self.router_ED = nn.Parameter(torch.randn(num_experts, width, **like) * 0.1 * width**-0.5)
         # The base hands over normalised activations, so this gives pre-activations of variance 1.
-        self.gate_up_EFD = nn.Parameter(torch.randn(num_experts, 2 * expert_width, width, **like) * width**-0.5)
+        rows = (2 if gated else 1) * expert_width
+        self.gate_up_EFD = nn.Parameter(torch.randn(num_experts, rows, width, **like) * width**-0.5)
         self.down_EDF = nn.Parameter(torch.zeros(num_experts, width, expert_width, **like))
         if MIXES.get(mix).gate == "block":
             logit = torch.logit(torch.tensor(alpha_init, dtype=torch.float64)).item()

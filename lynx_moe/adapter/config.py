@@ -12,6 +12,7 @@ from lynx_moe.families.find import LAYER_CHOICES
 from lynx_moe.ops.mixes import MIXES
 from lynx_moe.ops.penalties import PENALTIES
 
+EXPERT_KINDS = ("gated", "plain")
 EXPERT_INITS = ("zero", "slice", "copy")
 PROMPT_GATES = ("auto", "on", "off")
 
@@ -49,6 +50,13 @@ class LynxConfig(PeftConfig):
         metadata={
             "help": "Decoder layers to wrap: every_other (0, 2, 4, ...), all, upper_half, or indices. "
             "Not read when target_modules is given."
+        },
+    )
+    expert_kind: str = field(
+        default="gated",
+        metadata={
+            "help": "Form of a new expert: gated, down(act(gate x) * up x), or plain, down(act(up x)). Plain ones fold "
+            "into a base whose FFNs have two matrices and no gate (OPT, Phi, BERT), gated ones into the others."
         },
     )
     expert_init: str = field(
@@ -139,7 +147,15 @@ class LynxConfig(PeftConfig):
             )
         self._one_of("mix", MIXES.names())
         self._one_of("sparsity_penalty", PENALTIES.names())
+        self._one_of("expert_kind", EXPERT_KINDS)
         self._one_of("expert_init", EXPERT_INITS)
+        if self.expert_kind == "plain" and self.expert_init != "zero":
+            raise ConfigError(
+                f"expert_init={self.expert_init!r} with expert_kind='plain'",
+                why="a plain FFN has biases that a plain expert has not: a copy or a slice would compute something "
+                "else",
+                fix="use expert_init='zero'",
+            )
         self._one_of("prompt_gate", PROMPT_GATES)
         if isinstance(self.layers, str):
             self._one_of("layers", LAYER_CHOICES)

@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import Tensor, nn
 
 from lynx_moe.adapter.base_identity import identify, refuse_another_base
-from lynx_moe.adapter.block import LynxLayer
+from lynx_moe.adapter.block import LynxLayer, PosingLayer
 from lynx_moe.adapter.branch import Branch
 from lynx_moe.adapter.config import LynxConfig
 from lynx_moe.adapter.gate_context import Asked, Runtime, runtime_of
@@ -33,6 +33,7 @@ from lynx_moe.adapter.quantised import (
 from lynx_moe.adapter.start import build_branch, build_delta
 from lynx_moe.errors import ConfigError, FamilyError, nearest
 from lynx_moe.families.attention import attention_projections
+from lynx_moe.families.ffn import asks_its_class
 from lynx_moe.families.find import FfnBlock, find_decoder_layers, select_layers
 from lynx_moe.ops.experts import choose_path
 
@@ -99,7 +100,8 @@ class LynxModel(BaseTuner):
             else:
                 new.requires_grad_(False)
         else:
-            layer = (LynxProjection if is_projection else LynxLayer)(target, name=name, runtime=runtime)
+            kind = PosingLayer if asks_its_class(parent, target_name) else LynxLayer
+            layer = (LynxProjection if is_projection else kind)(target, name=name, runtime=runtime)
             layer.adapters[adapter_name] = new
             layer.set_adapter(self.active_adapters)
             setattr(parent, target_name, layer)

@@ -16,7 +16,7 @@ from lynx_moe.errors import ConfigError, FamilyError
 from lynx_moe.families.ffn import FfnShape, describe_ffn
 from lynx_moe.ops.widths import default_expert_width
 
-GATED_NAMES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+GATED_NAMES = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"), ("wi_0", "wi_1", "wo"))
 
 
 def build_branch(config: LynxConfig, frozen: nn.Module, quantised_dtype: torch.dtype = torch.float32) -> Branch:
@@ -44,6 +44,7 @@ def build_branch(config: LynxConfig, frozen: nn.Module, quantised_dtype: torch.d
         gate_sparsity=config.gate_sparsity,
         balance=config.balance,
         router_z=config.router_z,
+        gated=config.expert_kind == "gated",
         **_placed_like(frozen, quantised_dtype),
     )
     if config.expert_init != "zero" and branch.router_ED.device.type != "meta":

@@ -54,7 +54,7 @@ def _measure(path: str, layers: Sequence[str], rows: int, repeats: int, seconds:
         lora, rank = _lora(path, _trainable(lynx))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         lynx, lora = lynx.to(device), lora.to(device)
-        batches = [_batch(processor, rows, number, device) for number in range(BATCHES)]
+        batches = [batch_of(processor, rows, number, device) for number in range(BATCHES)]
         ways = {"lora": _step(lora, precision), "lynx": _step(lynx, precision)}
         timed = in_turn(
             ways, partial(next, itertools.cycle(batches)), repeats=repeats, seconds=seconds, most=10 * repeats
@@ -93,7 +93,7 @@ def _trainable(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _batch(processor, rows: int, number: int, device: torch.device) -> dict[str, Tensor]:
+def batch_of(processor, rows: int, number: int, device: torch.device) -> dict[str, Tensor]:
     """Rows of a picture and words, at random; everything but padding is an answer."""
     drawn = random.Random(number)
     words = "where is the red square beside a large green circle and under two small blue rings".split()

@@ -4,23 +4,28 @@ A new protocol is one file with a function that `PROTOCOLS.register` files, and 
 """
 
 from lynx_moe.evaluation import grounding, retention  # noqa: F401  (registers the protocols)
-from lynx_moe.evaluation.generate import Generated, generate_answers
+from lynx_moe.evaluation.generate import Generated, answer_ends, generate_answers, prompt_batches, spoken
 from lynx_moe.evaluation.protocol import PROTOCOLS, Answered
 from lynx_moe.evaluation.report import print_report, report_table
 from lynx_moe.evaluation.retention import compare, mcnemar_p, normalise
-from lynx_moe.evaluation.run import evaluate
+from lynx_moe.evaluation.run import evaluate, longest_answer, score
 from lynx_moe.evaluation.sheet import evaluation_sheet
 
 __all__ = [
     "PROTOCOLS",
     "Answered",
     "Generated",
+    "answer_ends",
     "compare",
     "evaluate",
     "evaluation_sheet",
     "generate_answers",
+    "longest_answer",
     "mcnemar_p",
     "normalise",
     "print_report",
+    "prompt_batches",
     "report_table",
+    "score",
+    "spoken",
 ]

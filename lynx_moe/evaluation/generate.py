@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,17 +48,13 @@ def generate_answers(
         with_probabilities: also return each token's log probability.
     """
     records = list(records)
-    prompts = [builder.spread(t, record.sizes) for t, record in zip(builder.prompts(records), records, strict=True)]
-    order = sorted(range(len(prompts)), key=lambda k: (len(prompts[k]), k))
     answers: dict[int, Generated] = {}
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with _bar(progress) as bar:
-            task = bar.add_task("answering", total=len(order))
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
-                batch = _batch(builder, [(prompts[k], records[k]) for k in chosen])
+            task = bar.add_task("answering", total=len(records))
+            for chosen, batch in prompt_batches(builder, records, batch_size):
                 made = _generate(model, builder, batch, max_new_tokens, with_probabilities)
                 answers.update(zip(chosen, made, strict=True))
                 bar.advance(task, len(chosen))
@@ -66,6 +62,17 @@ def generate_answers(
         for module, training in modes:
             module.training = training
     return [answers[k] for k in range(len(records))]
+
+
+def prompt_batches(
+    builder: SampleBuilder, records: Sequence[Record], batch_size: int
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """(positions in `records`, model inputs) of each batch: prompts of like length together, padded on the left."""
+    prompts = [builder.spread(t, record.sizes) for t, record in zip(builder.prompts(records), records, strict=True)]
+    order = sorted(range(len(prompts)), key=lambda k: (len(prompts[k]), k))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        yield chosen, _batch(builder, [(prompts[k], records[k]) for k in chosen])
 
 
 def _batch(builder: SampleBuilder, chosen: list[tuple[np.ndarray, Record]]) -> dict[str, torch.Tensor]:
@@ -103,11 +110,11 @@ def _generate(
         num_beams=1,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad_id(builder.processor),
-        eos_token_id=_ends(model, tokenizer),
+        eos_token_id=answer_ends(model, tokenizer),
         return_dict_in_generate=True,
         output_logits=with_probabilities,
     )
-    ends = set(_ends(model, tokenizer))
+    ends = answer_ends(model, tokenizer)
     new_BL = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
     log_BL = None
     if with_probabilities:
@@ -115,11 +122,11 @@ def _generate(
         log_BL = logits_BLV.log_softmax(-1).gather(-1, new_BL[..., None])[..., 0]
     answers = []
     for row, ids in enumerate(new_BL.tolist()):
-        length = next((k for k, token in enumerate(ids) if token in ends), len(ids))
-        kept = ids[:length]
+        text, kept = spoken(ids, ends, tokenizer)
+        length = len(kept)
         answers.append(
             Generated(
-                text=tokenizer.decode(kept, skip_special_tokens=True).strip(),
+                text=text,
                 ids=tuple(kept),
                 log_probabilities=tuple(log_BL[row, :length].tolist()) if log_BL is not None else (),
             )
@@ -127,7 +134,14 @@ def _generate(
     return answers
 
 
-def _ends(model, tokenizer) -> list[int]:
+def spoken(ids: Sequence[int], ends: Sequence[int], tokenizer) -> tuple[str, list[int]]:
+    """An answer's text and its tokens, without what follows the first token that ends it."""
+    length = next((k for k, token in enumerate(ids) if token in ends), len(ids))
+    kept = list(ids[:length])
+    return tokenizer.decode(kept, skip_special_tokens=True).strip(), kept
+
+
+def answer_ends(model, tokenizer) -> list[int]:
     """The tokens that end an answer: the model's own list, and the tokenizer's EOS, which ends answers in training."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     listed = own if isinstance(own, list) else [own]

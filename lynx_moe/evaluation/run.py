@@ -56,16 +56,26 @@ def evaluate(
     builder = SampleBuilder(processor, dialect)
     records = [record for record in records if askable(record, builder)]
     started = time.monotonic()
-    limit = max_new_tokens or _longest(builder, records) + MORE_THAN_TRUTH
+    limit = max_new_tokens or longest_answer(builder, records)
     texts = generate_answers(model, builder, records, batch_size=batch_size, max_new_tokens=limit, progress=progress)
-    answered = [Answered.read(r, generated.text, dialect) for r, generated in zip(records, texts, strict=True)]
+    seconds = round(time.monotonic() - started, 3)
+    return score(records, [generated.text for generated in texts], dialect) | {"seconds": seconds}
+
+
+def score(records: Sequence[Record], texts: Sequence[str], dialect: Dialect) -> dict:
+    """What `evaluate` returns, but "seconds", for answers that are there already: `texts`, one per record."""
+    answered = [Answered.read(r, text, dialect) for r, text in zip(records, texts, strict=True)]
     return {
         **{name: PROTOCOLS.get(name)(answered, dialect) for name in PROTOCOLS},
         "n": len(records),
         "dialect": dialect.name,
-        "seconds": round(time.monotonic() - started, 3),
         "samples": [_sample(a, dialect) for a in answered],
     }
+
+
+def longest_answer(builder: SampleBuilder, records: Sequence[Record]) -> int:
+    """Tokens that an answer may have: a little more than the longest true one."""
+    return _longest(builder, records) + MORE_THAN_TRUTH
 
 
 def _longest(builder: SampleBuilder, records: Sequence[Record]) -> int:

@@ -1,4 +1,4 @@
-"""Route "adapter": the adapter alone and hashes of the base, for licences that forbid shipping its weights."""
+"""Route "adapter": the adapter alone, for licences that forbid shipping the base; `base_pin` says which base."""
 
 from __future__ import annotations
 
@@ -8,13 +8,34 @@ from pathlib import Path
 from safetensors import safe_open
 
 from lynx_moe.errors import ExportError
+from lynx_moe.export.base_pin import BasePin
 from lynx_moe.export.fresh import tensor_sha256
+from lynx_moe.export.promise import Promise
+from lynx_moe.export.read import Adapted
 
 BASE_HASHES = "base_sha256.json"
 
 
-def write(peft_model, folder: Path, base_hashes: dict[str, str]) -> None:
-    """Save the adapter in PEFT's layout beside the hash of every base tensor.
+def refusal(adapted: Adapted) -> None:
+    """None: any adapter can be shipped alone."""
+
+
+def promise(adapted: Adapted) -> Promise:
+    costs = ("loading needs the base, peft and lynx_moe",)
+    if adapted.config.expert_init != "zero":
+        costs += (f"the new experts started as a {adapted.config.expert_init} of the base's: ask if its licence minds",)
+    return Promise(
+        "peft",
+        "bitwise",
+        0.0,
+        "the adapter as it is; no base tensor is shipped",
+        costs,
+        {"transformers": "no: with peft and lynx_moe only", "vllm": "no", "sglang": "no"},
+    )
+
+
+def write(peft_model, folder: Path, base_hashes: dict[str, str], base_pin: BasePin) -> None:
+    """Save the adapter in PEFT's layout beside the base's pin and the hash of every base tensor.
 
     Raises:
         ExportError: a tensor about to be shipped is one of the base's.
@@ -27,6 +48,7 @@ def write(peft_model, folder: Path, base_hashes: dict[str, str]) -> None:
         for path in (folder / name).iterdir():
             path.replace(folder / path.name)
         (folder / name).rmdir()
+    base_pin.write(folder)
     (folder / BASE_HASHES).write_text(json.dumps(base_hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     known = {digest: name for name, digest in base_hashes.items()}
     for path in sorted(folder.rglob("*.safetensors")):

@@ -4,117 +4,92 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from string import Template
-from textwrap import indent
 from types import ModuleType
 
 import torch
-import transformers
 from torch import nn
 
-import lynx_moe
-from lynx_moe.adapter import prompt_gate_head
 from lynx_moe.adapter.prompt_gate import prompt_mask
 from lynx_moe.errors import ExportError
 from lynx_moe.export.built import Built
+from lynx_moe.export.code_layout import SIZES, experts_child, head_of, served_by_vllm, wrapped_name
+from lynx_moe.export.code_source import MIX_CODE, MODULE, class_names, source
+from lynx_moe.export.promise import Promise
 from lynx_moe.export.read import Adapted
-from lynx_moe.ops.experts import FEW_ROWS
-
-MODULE = "modelling_lynx"
 
 
-@dataclass(frozen=True)
-class MixCode:
-    """What a mix is in the modelling file: parameters of its gate, weights from top-k scores, and the sum."""
-
-    weights: str
-    mix: str
-    gate_parameters: str = ""
-    renamed: dict[str, str] = field(default_factory=dict)
-
-
-# The arithmetic of lynx_moe.ops.mixes, term for term, so that the export rounds as the live model does.
-MIX_CODE = {
-    "additive": MixCode(weights="scores.sigmoid()", mix="return f + n"),
-    "convex": MixCode(
-        gate_parameters="self.alpha_logit = nn.Parameter(torch.zeros(1))",
-        weights="scores.softmax(dim=-1)",
-        mix="alpha = self.alpha_logit.float().sigmoid()[None]\nreturn (alpha * f + (1 - alpha) * n).to(f.dtype)",
-        renamed={"alpha_logit": "alpha_logit"},
-    ),
-    "token": MixCode(
-        gate_parameters=(
-            'self.gate = nn.Parameter(torch.zeros(settings["width"]))\nself.gate_bias = nn.Parameter(torch.zeros(1))'
-        ),
-        weights="scores.softmax(dim=-1)",
-        mix="gate = (x.float() @ self.gate.float() + self.gate_bias.float()).sigmoid()[:, None]\n"
-        "return f + (gate * n).to(f.dtype)",
-        renamed={"token_gate_D": "gate", "token_gate_bias": "gate_bias"},
-    ),
-}
+def refusal(adapted: Adapted) -> str | None:
+    """Why no modelling file can hold this model, in words that follow "because"; None when one can."""
+    for kind in (type(adapted.base), type(adapted.base.config)):
+        if not kind.__module__.startswith("transformers."):
+            return f"{kind.__name__} is not a class of transformers, and the file would be a subclass of it"
+    if adapted.quantised:
+        return "the base's weights are packed by a quantisation library, and the folder would need them plain"
+    return None
 
 
-def source(adapted: Adapted) -> str:
-    """Text of the modelling file: the stock VLM class, subclassed, with our block in place of the wrapped FFNs.
-
-    Raises:
-        ExportError: transformers does not offer the base's class by name, so nothing can be subclassed.
-    """
-    model, config = type(adapted.base), type(adapted.base.config)
-    for kind in (model, config):
-        if getattr(transformers, kind.__name__, None) is not kind:
-            raise ExportError(
-                f"{kind.__name__} is not a class of transformers",
-                why="a self-contained export subclasses the base's class, and this one comes from elsewhere",
-                fix="export with route='adapter'",
-            )
-    mix = MIX_CODE[adapted.config.mix]
-    text = (files("lynx_moe.export") / "templates" / f"{MODULE}.py.tmpl").read_text(encoding="utf-8")
-    return Template(text).substitute(
-        base_model=model.__name__,
-        base_config=config.__name__,
-        model_class=f"Lynx{model.__name__}",
-        config_class=f"Lynx{config.__name__}",
-        model_type=f"lynx_{adapted.base.config.model_type}",
-        version=lynx_moe.__version__,
-        transformers_version=transformers.__version__,
-        weights=mix.weights,
-        few_rows=FEW_ROWS,
-        mix=indent(mix.mix, " " * 8),
-        gate_parameters=indent(mix.gate_parameters, " " * 8) + "\n" if mix.gate_parameters else "",
+def promise(adapted: Adapted) -> Promise:
+    """What comes out: the live model's own arithmetic, bit for bit, with its prompt gate."""
+    costs = ["loading needs trust_remote_code=True for one short file in the folder"]
+    by_vllm, why = served_by_vllm(adapted)
+    if why:
+        costs.append(f"vLLM runs {why}")
+    # What is rounded in the live model alone is no arithmetic of the file; 1e-5 is what reordered additions give.
+    rounded = bool(adapted.rounded_buffers)
+    return Promise(
+        host=type(adapted.base).__name__,
+        exactness="rounding" if rounded else "bitwise",
+        bound=1e-5 if rounded else 0.0,
+        keeps="the live model as it is, prompt gate included; base tensors byte for byte",
+        costs=tuple(costs),
+        served_by={"transformers": "yes, with trust_remote_code=True", "vllm": by_vllm, "sglang": "unknown"},
     )
 
 
 def build(adapted: Adapted, folder: Path) -> Built:
-    """Write the modelling file into `folder`, and describe the model it defines; its tensors are the live ones."""
-    text = source(adapted)
-    (folder / f"{MODULE}.py").write_text(text, encoding="utf-8")
+    """Write the modelling file into `folder`, and describe the model it defines; its tensors are the live ones.
+
+    Raises:
+        ExportError: `refusal` has a reason.
+    """
+    reason = refusal(adapted)
+    if reason is not None:
+        raise ExportError(
+            f"no self-contained code for this {type(adapted.base).__name__}",
+            why=reason,
+            fix="attach the adapter to an unquantised base of transformers' own classes and export that, or use "
+            "route='adapter'",
+        )
+    (folder / f"{MODULE}.py").write_text(source(adapted), encoding="utf-8")
     module = _load(folder / f"{MODULE}.py")
-    model_class = getattr(module, f"Lynx{type(adapted.base).__name__}")
-    config_class = getattr(module, f"Lynx{type(adapted.base.config).__name__}")
+    names = class_names(adapted)
+    config_class = getattr(module, names["config_class"])
 
     fields = adapted.base.config.to_dict()
     for key in ("model_type", "architectures", "auto_map"):
         fields.pop(key, None)
     config = config_class.from_dict({**fields, "prompt_gate": adapted.gate, "lynx": settings(adapted)})
-    config.auto_map = {
-        "AutoConfig": f"{MODULE}.{config_class.__name__}",
-        "AutoModelForImageTextToText": f"{MODULE}.{model_class.__name__}",
-    }
+    if experts_child(adapted) == "experts":
+        sizes = (adapted.config.num_experts, adapted.config.top_k, adapted.expert_width)
+        for name, size in zip(SIZES, sizes, strict=True):
+            setattr(config.get_text_config(), name, size)
+    # vLLM imports them in this order, and a model's class needs its config's.
+    config.auto_map = {"AutoConfig": f"{MODULE}.{names['config_class']}"}
+    if "body_class" in names:
+        config.auto_map["AutoModel"] = f"{MODULE}.{names['body_class']}"
+    config.auto_map["AutoModelForImageTextToText"] = f"{MODULE}.{names['model_class']}"
     tensors, origin = {}, {}
     for name, tensor in adapted.base_state().items():
-        new_name = adapted.wrapped_name(name)
+        new_name = wrapped_name(adapted, name)
         tensors[new_name], origin[new_name] = tensor, name
     tensors |= new_tensors(adapted)
-    return Built(config=config, model_class=model_class, tensors=tensors, origin=origin)
+    return Built(config=config, model_class=getattr(module, names["model_class"]), tensors=tensors, origin=origin)
 
 
 def settings(adapted: Adapted) -> dict:
     """What the modelling file must know besides the base's config: sizes, places, and which tokens are no words."""
-    head = _head(adapted)
+    head = head_of(adapted)
     return {
         "blocks": {
             name: {"expert_width": width, "reads": adapted.reads(name), "activation": adapted.activation_path(name)}
@@ -127,35 +102,29 @@ def settings(adapted: Adapted) -> dict:
         "mix": adapted.config.mix,
         "width": adapted.branch(next(iter(adapted.blocks))).router_ED.shape[1],
         "head_width": 0 if head is None else head.hidden.out_features,
-        "not_text_ids": _not_text_ids(adapted.base),
+        "not_text_ids": [] if head is None else _not_text_ids(adapted.base),
     }
 
 
 def new_tensors(adapted: Adapted) -> dict[str, torch.Tensor]:
     """The adapter's tensors by the names of the modelling file: experts in the base's type, in which they are used
     anyway, and everything that decides (routers, gates, the prompt gate's head) in float32."""
-    tensors = {}
+    tensors, experts = {}, experts_child(adapted)
     for block in adapted.blocks:
         branch = adapted.branch(block)
-        tensors[f"{block}.lynx_experts.gate_up_proj"] = branch.gate_up_EFD.detach().to(adapted.dtype)
-        tensors[f"{block}.lynx_experts.down_proj"] = branch.down_EDF.detach().to(adapted.dtype)
+        tensors[f"{block}.{experts}.gate_up_proj"] = branch.gate_up_EFD.detach().to(adapted.dtype)
+        tensors[f"{block}.{experts}.down_proj"] = branch.down_EDF.detach().to(adapted.dtype)
         tensors[f"{block}.lynx_router.weight"] = branch.router_ED.detach().float()
         for name, new_name in MIX_CODE[adapted.config.mix].renamed.items():
-            tensors[f"{block}.lynx_router.{new_name}"] = getattr(branch, name).detach().float()
+            tensors[f"{block}.lynx_gate.{new_name}"] = getattr(branch, name).detach().float()
     for projection in adapted.projections:
         delta = adapted.delta(projection)
-        tensors[f"{projection}.lynx_down.weight"] = delta.down_RD.detach().to(adapted.dtype)
-        tensors[f"{projection}.lynx_up.weight"] = delta.up_OR.detach().to(adapted.dtype)
-    head = _head(adapted)
+        tensors[f"{projection}.lynx_delta.down"] = delta.down_RD.detach().to(adapted.dtype)
+        tensors[f"{projection}.lynx_delta.up"] = delta.up_OR.detach().to(adapted.dtype)
+    head = head_of(adapted)
     if head is not None:
         tensors |= {f"lynx_head.{name}": p.detach().float() for name, p in head.named_parameters()}
     return tensors
-
-
-def _head(adapted: Adapted):
-    """The prompt gate's head, if it was fitted: then the exported config can be set to "auto" at any time."""
-    head = prompt_gate_head(adapted.base, adapted.adapter_name)
-    return head if head.is_fitted else None
 
 
 def _not_text_ids(base: nn.Module) -> list[int]:

@@ -1,132 +1,230 @@
-"""What an export will do, decided before anything is computed or written."""
+"""What an export will do, and what it will cost, decided before anything is written or run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import ModuleType
 
-import torch
+from torch import nn
 
 from lynx_moe.errors import ConfigError, ExportError, nearest
-from lynx_moe.export import native
+from lynx_moe.export import adapter_only, code, dense, native, vllm
+from lynx_moe.export.built import Built, instantiate
+from lynx_moe.export.cost import Cost, cost_of, cost_of_base, cost_of_live, cost_of_tensors, readable
+from lynx_moe.export.promise import Promise
 from lynx_moe.export.read import Adapted, read
 
-ROUTES = ("native", "code", "adapter", "auto")
+# In the order in which "auto" tries them, best first.
+ORDER: dict[str, ModuleType] = {"dense": dense, "native": native, "code": code, "adapter": adapter_only}
+# Taken only when asked for by name.
+BY_NAME: dict[str, ModuleType] = {"vllm": vllm}
+ROUTES = ("auto", *ORDER, *BY_NAME)
+# Routes without a prompt gate: what they write speaks on every prompt.
+ALWAYS_ON = ("dense", "native", "vllm")
+GATES = ("auto", "on")
+# Of the largest logit, in float32.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
 class Plan:
     """One way to export one model.
 
-    `exactness` says in one sentence what the exported model keeps of the live one; `reasons` why this route was chosen
-    and what it costs.
+    Attributes:
+        route: which of `ROUTES`, never "auto".
+        promise: host, exactness and its bound, what is kept, what it costs, and what serves it.
+        cost, base: size on disk and FLOPs per token of the export (gate open) and of its base.
+        better: routes that "auto" would try before this one, and why each was not taken.
+        gate: "auto", "on" or "off": the prompt gate of the exported model.
     """
 
     route: str
-    host: str
-    exactness: str
-    reasons: tuple[str, ...]
+    promise: Promise
+    cost: Cost
+    base: Cost
+    better: dict[str, str]
+    gate: str
+
+    @property
+    def host(self) -> str:
+        return self.promise.host
 
     def __str__(self) -> str:
-        lines = [f"export by route {self.route!r}, host {self.host}", f"  keeps: {self.exactness}"]
-        return "\n".join(lines + [f"  because: {reason}" for reason in self.reasons])
+        promise = self.promise
+        exactness = promise.exactness
+        if promise.exactness == "rounding":
+            exactness += f", within {promise.bound:.0e} of the largest logit in float32"
+        flops = (self.cost.flops_per_token, self.base.flops_per_token)
+        lines = [
+            f"export by route {self.route!r}, host {self.host}",
+            f"  keeps: {promise.keeps}",
+            f"  exactness: {exactness}",
+            f"  size: {_beside(self.cost.size_bytes, self.base.size_bytes, 'B')}",
+            f"  per token: {_beside(*flops, 'FLOPs')} (text decoder and head, gate open, without attention scores)",
+            f"  served by: {'; '.join(f'{name} {answer}' for name, answer in promise.served_by.items())}",
+            *(f"  note: {cost}" for cost in promise.costs),
+            *(f"  not {route}: {reason}" for route, reason in self.better.items()),
+        ]
+        return "\n".join(lines)
+
+    def as_json(self) -> dict:
+        """The plan as plain values, for `--json`, manifest and card."""
+        return {
+            "route": self.route,
+            **{key: value for key, value in asdict(self.promise).items() if key != "costs"},
+            "reasons": list(self.promise.costs),
+            "better": dict(self.better),
+            "prompt_gate": self.gate,
+            "weights_bytes": self.cost.size_bytes,
+            "base_weights_bytes": self.base.size_bytes,
+            "flops_per_token": self.cost.flops_per_token,
+            "base_flops_per_token": self.base.flops_per_token,
+        }
 
 
-def plan(peft_model, route: str = "auto") -> Plan:
-    """The route, host and exactness an export of this model would have; computes and writes nothing.
+def plan(peft_model, route: str = "auto", *, gate: str = "auto") -> Plan:
+    """Route, host, exactness, size and speed that an export of this model would have; writes nothing that stays.
 
-    "auto" takes a native host when that loses nothing, and self-contained code otherwise (our choice: a route that
-    would drop the per-prompt gate is taken only when asked for by name).
+    "auto" takes the first of dense, native, code and adapter that can hold the model. A route without a prompt gate is
+    never taken for a fitted one unless `gate="on"` says that it may ship open (our choice: exactness first).
 
     Args:
         peft_model: what `get_peft_model(vlm, LynxConfig(...))` returned.
-        route: "native", "code", "adapter" or "auto".
+        route: one of `ROUTES`.
+        gate: "auto" for the prompt gate as trained, "on" for a model whose gate is open on every prompt.
 
     Raises:
-        ConfigError: the route is unknown.
-        ExportError: the model cannot take the route that was asked for.
+        ConfigError: the route or the gate is unknown.
+        ExportError: the model cannot take the route that was asked for; the message has the reason and the next best.
     """
-    return plan_adapted(read(peft_model), route)
+    with tempfile.TemporaryDirectory() as folder:
+        return prepare(read(peft_model), route, gate, Path(folder))[0]
 
 
-def plan_adapted(adapted: Adapted, route: str) -> Plan:
-    """`plan` for a model that was read already."""
-    chosen = _choose(adapted, route)
-    notes = []
-    if chosen.route != "adapter" and adapted.gate != adapted.config.prompt_gate:
-        notes.append("prompt_gate='auto' was never fitted, so it is open for every prompt here and ships on")
-    if chosen.route != "adapter" and adapted.rounded_buffers:
-        notes.append(
-            f"a cast rounded the live model's {adapted.rounded_buffers[0]}, and a reloaded model's is not: logits will "
-            "differ a little; load the base with dtype=... instead of casting it"
-        )
-    return replace(chosen, reasons=chosen.reasons + tuple(notes))
+def choose(
+    adapted: Adapted, route: str = "auto", gate: str = "auto", failed: dict[str, str] | None = None
+) -> tuple[str, Promise, dict[str, str]]:
+    """The first route that can take this model by its own word, its promise, and why the better ones cannot.
+
+    Builds nothing. `failed` names routes that said they could, and why they could not after all.
+
+    Raises:
+        ConfigError, ExportError: as `plan`.
+    """
+    _check(route, ROUTES, "export route")
+    _check(gate, GATES, "gate of an export")
+    better: dict[str, str] = {}
+    for name in ORDER if route not in BY_NAME else (*ORDER, route):
+        reason = (failed or {}).get(name) or _refusal(adapted, name, gate)
+        if reason is None and route in ("auto", name):
+            promise = _module(name).promise(_with_gate(adapted, name, gate))
+            if name != "adapter" and adapted.rounded_buffers and promise.exactness == "bitwise":
+                promise = replace(promise, exactness="rounding", bound=ROUNDING)
+            return name, replace(promise, costs=promise.costs + _notes(adapted, name)), better
+        if reason is not None and (name == route or (route == "auto" and adapted.quantised and name == "code")):
+            raise _refused(adapted, name, gate, reason)
+        better[name] = reason or f"possible, but route={route!r} was asked for"
+    raise AssertionError("the adapter alone takes any model")
 
 
-def _choose(adapted: Adapted, route: str) -> Plan:
-    if route not in ROUTES:
-        raise ConfigError(
-            f"no export route {route!r}",
-            why=f"the routes are {', '.join(ROUTES)}",
-            fix=f"nearest: {nearest(route, ROUTES)}",
-        )
-    if route == "adapter":
-        return _adapter(adapted)
-    if route == "native":
-        return _native(adapted, ("asked for by name",))
-    if route == "code":
-        return _code(adapted, ("asked for by name",))
-    reason = native.refusal(adapted)
-    if reason is not None:
-        return _code(adapted, (f"no native host: {reason}",))
-    if adapted.gate == "auto":
-        host = native.choose(adapted)
-        return _code(
-            adapted, (f"native host {host} could not hold the per-prompt gate; route='native' ships with it on",)
-        )
-    return _native(adapted, ("a native host holds this model whole",))
+def prepare(
+    adapted: Adapted, route: str, gate: str, folder: Path
+) -> tuple[Plan, Adapted, Built | None, nn.Module | None]:
+    """The plan and, for all routes but "adapter", what will be written: built once, measured, and handed on.
+
+    Unchanged tensors are the live ones, so only folded and new ones take memory. Code that the route brings lies in
+    `folder` afterwards. What looked possible and then does not fit sends "auto" to its next route.
+
+    Returns:
+        plan; `adapted` with the gate it is exported with; tensors and model to be written (None for the adapter).
+
+    Raises:
+        ConfigError, ExportError: as `plan`.
+    """
+    failed: dict[str, str] = {}
+    while True:
+        chosen, promise, better = choose(adapted, route, gate, failed)
+        shipped = _with_gate(adapted, chosen, gate)
+        built = model = None
+        if chosen == "adapter":
+            cost = cost_of_live(shipped)
+        else:
+            try:
+                built = _module(chosen).build(shipped, folder)
+                model = instantiate(built) if chosen != "vllm" else None
+            except ExportError as problem:
+                if route != "auto":
+                    raise
+                failed[chosen] = f"{problem.message}: {problem.why}"
+                _empty(folder)
+                continue
+            cost = cost_of_tensors(built, shipped) if model is None else cost_of(model, shipped)
+        ships = "on" if chosen in ALWAYS_ON else shipped.gate
+        return Plan(chosen, promise, cost, cost_of_base(shipped), better, ships), shipped, built, model
 
 
-def _native(adapted: Adapted, reasons: tuple[str, ...]) -> Plan:
-    host = native.choose(adapted)
-    exactness = "the same function wherever the new experts speak, up to the rounding of another order of additions"
-    if adapted.gate == "auto":
-        exactness = "the live model with its gate on, up to rounding; the per-prompt gate is dropped"
-        reasons += ("the gate ships on: measure retention on the exported model, not on the adapter",)
-    if adapted.config.mix == "convex":
-        reasons += ("alpha is folded into the down projections: they are not the base's bytes any more",)
-    if adapted.projections:
-        reasons += (
-            f"deltas are added into {len(adapted.projections)} attention matrices: not the base's bytes any more",
-        )
-    if adapted.dtype != torch.float32 and adapted.router_dtype == torch.float32:
-        reasons += (f"the router is stored in {str(adapted.dtype).removeprefix('torch.')}, as the host has it",)
-    return Plan("native", host, exactness, reasons)
+def next_best(adapted: Adapted, route: str, gate: str = "auto") -> str:
+    """The route to try where `route` failed: the next in order that does not refuse."""
+    names = list(ORDER)
+    after = names[names.index(route) + 1 :] if route in names else names
+    return next((name for name in after if _refusal(adapted, name, gate) is None), "adapter")
 
 
-def _code(adapted: Adapted, reasons: tuple[str, ...]) -> Plan:
+def _module(route: str) -> ModuleType:
+    return (ORDER | BY_NAME)[route]
+
+
+def _with_gate(adapted: Adapted, route: str, gate: str) -> Adapted:
+    # Routes that have no gate are told of the fitted one, so that they can say what becomes of it.
+    return replace(adapted, gate="on") if gate == "on" and route not in ALWAYS_ON else adapted
+
+
+def _refusal(adapted: Adapted, route: str, gate: str) -> str | None:
+    reason = _module(route).refusal(adapted)
+    if reason is None and route in ALWAYS_ON and adapted.gate == "auto" and gate != "on":
+        return "it has no place for the fitted per-prompt gate, and would ship with it open on every prompt"
+    return reason
+
+
+def _refused(adapted: Adapted, route: str, gate: str, reason: str) -> ExportError:
+    fix = f"export with route={next_best(adapted, route, gate)!r}"
     if adapted.quantised:
-        raise ExportError(
-            "a quantised base cannot be written as a self-contained model",
-            why="its weights are packed by a quantisation library, not plain tensors",
-            fix="attach the adapter to the unquantised base and export that, or use route='adapter'",
-        )
-    return Plan(
-        "code",
-        type(adapted.base).__name__,
-        "the live model as it is, prompt gate included; base tensors byte for byte",
-        reasons + ("loading needs trust_remote_code=True for one short file in the folder",),
-    )
+        fix = "export with route='adapter', or load the base dequantised (on the command line: --dequantise)"
+    elif _module(route).refusal(adapted) is None:
+        fix += ", which keeps the gate, or with gate='on' to ship it open (on the command line: --gate on)"
+    kind = adapted.base.config.model_type
+    return ExportError(f"route {route!r} cannot take this {kind} model", why=reason, fix=fix)
 
 
-def _adapter(adapted: Adapted) -> Plan:
-    reasons = ("asked for by name", "loading needs the base, peft and lynx_moe")
-    if adapted.config.expert_init != "zero":
-        reasons += (
-            f"the new experts started as a {adapted.config.expert_init} of the base's: ask if its licence minds",
+def _notes(adapted: Adapted, route: str) -> tuple[str, ...]:
+    """What is to be known whatever the route thinks of it."""
+    notes: tuple[str, ...] = ()
+    if route != "adapter" and adapted.gate != adapted.config.prompt_gate:
+        notes += ("prompt_gate='auto' was never fitted, so it is open for every prompt here and ships on",)
+    if route != "adapter" and adapted.rounded_buffers:
+        notes += (
+            f"a cast rounded the live model's {adapted.rounded_buffers[0]}, and a reloaded model's is not: logits will "
+            "differ a little; load the base with dtype=... instead of casting it",
         )
-    return Plan(
-        "adapter",
-        "peft",
-        "the adapter as it is; no base tensor is shipped",
-        reasons,
-    )
+    return notes
+
+
+def _beside(number: int, base: int, unit: str) -> str:
+    times = f"{number / base:.2f} times " if base else ""
+    return f"{readable(number, unit)}, {times}the base's {readable(base, unit)}"
+
+
+def _check(value: str, known: Iterable[str], what: str) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"no {what} {value!r}", why=f"known are {', '.join(known)}", fix=f"nearest: {nearest(value, known)}"
+        )
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -60,13 +60,6 @@ class Adapted:
             if not any(part.startswith("lynx_") for part in name.split("."))
         }
 
-    def wrapped_name(self, name: str) -> str:
-        """A base tensor's name where the wrapped modules hold the frozen one as `base_layer`."""
-        for wrapped in (*self.blocks, *self.projections):
-            if name.startswith(f"{wrapped}."):
-                return f"{wrapped}.base_layer.{name.removeprefix(f'{wrapped}.')}"
-        return name
-
     @property
     def text_config(self):
         return self.base.config.get_text_config()

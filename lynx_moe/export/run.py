@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
-import shutil
-import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,12 +13,18 @@ import transformers
 
 import lynx_moe
 from lynx_moe.adapter import LynxConfig
-from lynx_moe.errors import ExportError, OutputExistsError
-from lynx_moe.export import adapter_only, card, code, fresh, native, reference
-from lynx_moe.export.built import account, instantiate
-from lynx_moe.export.plan import Plan, plan_adapted
+from lynx_moe.data import Record
+from lynx_moe.errors import ExportError
+from lynx_moe.export import adapter_only, back, card, certificate, fresh, reference, vllm
+from lynx_moe.export.base_pin import digest_of, pin, whereabouts
+from lynx_moe.export.built import Built, account
+from lynx_moe.export.evidence import Evidence, adapter_described, base_described
+from lynx_moe.export.out_folder import claimed, give_name, refuse_full_disk
+from lynx_moe.export.plan import Plan, next_best, prepare
+from lynx_moe.export.promise import Promise
+from lynx_moe.export.provenance import Provenance
 from lynx_moe.export.read import Adapted, read
-from lynx_moe.export.verify import check_in_fresh_process, complaints, file_hashes, manifest_bytes
+from lynx_moe.export.verify import check_in_fresh_process, complaints, file_hashes, judged, manifest_bytes
 
 
 def export(
@@ -28,124 +33,165 @@ def export(
     out_dir: str | os.PathLike,
     route: str = "auto",
     *,
+    gate: str = "auto",
     examples: dict[str, dict[str, torch.Tensor]] | None = None,
     overwrite: bool = False,
     licence: str | None = None,
+    provenance: Provenance | None = None,
+    max_shard_size: int | str = "5GB",
     new_tokens: int = 16,
     device: str | None = None,
+    with_probe: bool = False,
+    records: Sequence[Record] | None = None,
+    base: str | os.PathLike | None = None,
 ) -> dict:
     """Write a Hugging Face folder of this model that loads without lynx_moe, and prove it before it gets its name.
 
     The plan is printed first. The folder appears only after a fresh process, in which lynx_moe and peft cannot be
-    imported, has loaded it and given the live model's logits.
+    imported, has loaded it and given the live model's logits within what the plan promised.
 
     Args:
         peft_model: what `get_peft_model(vlm, LynxConfig(...))` returned, trained.
         processor: saved with the weights, and used to make the inputs to compare on; None when `examples` are given.
         out_dir: the folder to make.
-        route: "native", "code", "adapter" or "auto" (see `plan`).
+        route: "auto", or one of `lynx_moe.export.plan.ROUTES`.
+        gate: "auto" keeps the prompt gate as trained, and refuses routes that cannot; "on" ships it open on every
+            prompt.
         examples: model inputs to compare on, by name; None for an understanding and a grounding prompt about a drawn
             picture.
         overwrite: replace an export that is there already; otherwise it is refused.
         licence: SPDX-like name for the card; None takes the one in the base's card.
+        provenance: command, base's name, numbers and data for card and pin; None says that they are not known.
+        max_shard_size: largest file of weights, as transformers takes it ("5GB"); more become shards with an index.
         new_tokens: how many tokens to generate greedily in the comparison.
         device: where the fresh process puts the model; None for where the live model is.
+        with_probe: draw scenes with synth, keep the live model's boxes on them in the folder, and compare.
+        records: held-out records; with them a forget-free certificate is written into the folder.
+        base: folder or Hub name of the base, for the certificate; None asks the live model with its adapter off.
 
     Returns:
-        dict: path, route, host, exactness, reasons, prompt_gate, max_abs_logit_diff, generation_equal,
+        dict: what the plan says (`Plan.as_json`), path, max_abs_logit_diff, generation_equal,
         loaded_without_lynx_moe, base_tensors (unchanged, folded), base_sha256, cases, size_bytes. For the route
         "adapter" the comparison is made in this process by loading the folder beside the live adapter.
 
     Raises:
-        ExportError: the model cannot take this route, or the written folder failed its check (nothing is left behind).
+        ExportError: the model cannot take this route, the disk is full, or the written folder failed its check. In
+            each case nothing is left behind.
         OutputExistsError: `out_dir` holds an export and `overwrite` is False, or it holds anything else.
+        InUseError: another process is exporting to `out_dir`.
     """
     out_dir = Path(out_dir)
-    _refuse_existing(out_dir, overwrite)
-    adapted = read(peft_model)
-    chosen = plan_adapted(adapted, route)
-    print(chosen, flush=True)
-    if examples is None:
-        examples = reference.example_inputs(processor)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    try:
-        manifest = _write(peft_model, adapted, chosen, processor, examples, aside, new_tokens)
-        if chosen.route == "adapter":
-            found = _compare_adapter(peft_model, adapted, aside, examples, new_tokens)
+    provenance = provenance or Provenance()
+    with claimed(out_dir, overwrite) as aside:
+        live = read(peft_model)
+        chosen, adapted, built, model = prepare(live, route, gate, aside)
+        print("\n".join([str(chosen), *(f"  note: {note}" for note in provenance.notes)]), flush=True)
+        refuse_full_disk(out_dir, chosen.cost.size_bytes)
+        evidence = Evidence.of(peft_model, processor, with_probe=with_probe, records=records)
+        if examples is None:
+            examples = reference.example_inputs(processor)
+            examples["random"] = reference.random_inputs(adapted.base, examples["both"])
+            examples |= evidence.examples(processor)
+        base_hashes = {name: fresh.tensor_sha256(tensor) for name, tensor in adapted.base_state().items()}
+        pinned = pin(adapted.base, digest_of(base_hashes), provenance.repository, provenance.revision)
+        provenance = replace(provenance, repository=pinned.repository, revision=pinned.revision)
+        manifest = _manifest(adapted, chosen, base_hashes)
+        if built is None:
+            adapter_only.write(peft_model, aside, base_hashes, pinned)
         else:
-            found = check_in_fresh_process(aside, device or peft_model.device.type)
-            _complain(complaints(found, manifest), chosen)
-        report = _report(adapted, chosen, manifest, found) | {"name": out_dir.name}
-        legal = card.copy_legal_files(adapted.base_name, aside)
-        licence = licence or card.base_licence(adapted.base_name)
-        # Only what LynxConfig adds: PEFT's own fields hold paths of this machine.
-        settings = {name: getattr(adapted.config, name) for name in LynxConfig.__annotations__}
-        card.write(aside, report, settings=settings, base_name=adapted.base_name, licence=licence, legal_files=legal)
-        manifest |= {"report": report, "files": file_hashes(aside)}
+            manifest["tensors"], manifest["base_tensors"] = account(built, base_hashes)
+            if built.adapter is not None:
+                manifest["parts"] = built.adapter
+            _save(built, model, adapted.base, processor, aside, max_shard_size)
+            built = model = None
+        forced = chosen.gate != live.gate
+        manifest["reference"] = reference.record(
+            peft_model, examples, aside, force_gate_on=forced, new_tokens=new_tokens
+        )
         (aside / fresh.MANIFEST).write_bytes(manifest_bytes(manifest))
-        # mkdtemp makes folders private; a finished one has the permissions any new folder would have.
-        aside.chmod(0o777 & ~_umask())
-        _give_name(aside, out_dir)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        evidence.ask(peft_model, aside, gate_on=forced)
+        if chosen.route == "adapter":
+            found = _compare_adapter(peft_model, aside, examples, new_tokens)
+        elif chosen.route == "vllm":
+            found = back.check(aside, manifest, adapted.base_state())
+            _complain(complaints(found, manifest), adapted, chosen, gate)
+        else:
+            known = {"base": base, "asked": evidence.asked} if evidence.asked else {"base": base} if base else {}
+            found = check_in_fresh_process(aside, device or peft_model.device.type, **known)
+            found |= judged(found, evidence.asked, evidence.live, evidence.before)
+            broken = not_as_planned(found, manifest, chosen.promise, device or peft_model.device.type)
+            _complain(complaints(found, manifest) + broken, adapted, chosen, gate)
+        report = _report(chosen, manifest, found, provenance) | {"name": out_dir.name}
+        _write_card(aside, report, adapted, provenance, licence)
+        if records:
+            certificate.write(aside, certificate.make(manifest, found | {"complaints": []}))
+        manifest |= {"report": report, **file_hashes(aside)}
+        (aside / fresh.MANIFEST).write_bytes(manifest_bytes(manifest))
+        give_name(aside, out_dir)
     size = sum(path.stat().st_size for path in out_dir.rglob("*") if path.is_file())
     return {**report, "path": str(out_dir), "size_bytes": size}
 
 
-def _refuse_existing(out_dir: Path, overwrite: bool) -> None:
-    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
-        return
-    if not (out_dir / fresh.MANIFEST).is_file():
-        # Replacing means deleting: only what an export wrote, never somebody's home.
-        raise OutputExistsError(
-            f"{out_dir} exists", why="it holds files that no export wrote", fix="choose another folder"
-        )
-    if not overwrite:
-        raise OutputExistsError(
-            f"{out_dir} exists",
-            why="it holds a finished export",
-            fix="choose another folder, or pass overwrite=True",
-        )
+def not_as_planned(found: dict, manifest: dict, promise: Promise, device: str) -> list[str]:
+    """Where reality is not what the plan said, beyond what any export must hold; empty when it is.
+
+    A bound is meant in float32: in half precision `complaints` allows what its rounding costs. Bits are compared on
+    CPUs: on other devices the same program may add up in another order each time it runs.
+    """
+    worst, reference = found["max_abs_logit_diff"], manifest["reference"]
+    if promise.exactness == "bitwise":
+        return [] if worst == 0.0 or device != "cpu" else [f"the plan said bitwise, and logits differ by {worst:.3g}"]
+    allowed = promise.bound * max(1.0, reference["largest_logit"])
+    if reference["dtype"] in ("float32", "float64") and not worst <= allowed:
+        return [f"the plan said within {allowed:.3g}, and logits differ by {worst:.3g}"]
+    return []
 
 
-def _write(
-    peft_model, adapted: Adapted, chosen: Plan, processor, examples: dict, folder: Path, new_tokens: int
-) -> dict:
-    """Everything of the folder but card and final manifest; returns the manifest so far."""
-    base_hashes = {name: fresh.tensor_sha256(tensor) for name, tensor in adapted.base_state().items()}
-    manifest = {
+def _manifest(adapted: Adapted, chosen: Plan, base_hashes: dict[str, str]) -> dict:
+    """The manifest as far as it is known before anything is saved."""
+    return {
         "format": 1,
         "lynx_moe": lynx_moe.__version__,
         "transformers": transformers.__version__,
         "route": chosen.route,
         "host": chosen.host,
-        "dialect": peft_model.peft_config[peft_model.active_adapter].dialect,
-        "base_sha256": _combined(base_hashes),
+        "dialect": adapted.config.dialect,
+        "plan": chosen.as_json(),
+        "base_sha256": digest_of(base_hashes),
+        "base": base_described(adapted),
+        "adapter": adapter_described(adapted),
+        "base_tensors": {"unchanged": 0, "folded": 0},
     }
-    if chosen.route == "adapter":
-        adapter_only.write(peft_model, folder, base_hashes)
-        return manifest | {"base_tensors": {"unchanged": 0, "folded": 0}}
-    if chosen.route == "native":
-        built = native.build(adapted, chosen.host)
+
+
+def _save(built: Built, model, base, processor, folder: Path, max_shard_size: int | str) -> None:
+    if model is None:
+        vllm.save(built, folder, max_shard_size)
+        if base.generation_config is not None:
+            base.generation_config.save_pretrained(folder)
     else:
-        built = code.build(adapted, folder)
-    manifest["tensors"], manifest["base_tensors"] = account(built, base_hashes)
-    model = instantiate(built)
-    if adapted.base.generation_config is not None:
-        model.generation_config = copy.deepcopy(adapted.base.generation_config)
-    model.save_pretrained(folder)
-    del model
+        if getattr(base, "generation_config", None) is not None:
+            model.generation_config = copy.deepcopy(base.generation_config)
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
     if processor is not None:
         processor.save_pretrained(folder)
-    manifest["reference"] = reference.record(
-        peft_model, examples, folder, force_gate_on=chosen.route == "native", new_tokens=new_tokens
+
+
+def _write_card(folder: Path, report: dict, adapted: Adapted, provenance: Provenance, licence: str | None) -> None:
+    source = whereabouts(adapted.base)[0] or (Path(adapted.base_name) if adapted.base_name else None)
+    # Only what LynxConfig adds: PEFT's own fields hold paths of this machine.
+    settings = {name: getattr(adapted.config, name) for name in LynxConfig.__annotations__}
+    card.write(
+        folder,
+        report,
+        settings=settings,
+        provenance=provenance,
+        licence={"license": licence} if licence else card.base_licence(source),
+        legal_files=card.copy_legal_files(source, folder),
     )
-    (folder / fresh.MANIFEST).write_bytes(manifest_bytes(manifest))
-    return manifest
 
 
-def _compare_adapter(peft_model, adapted: Adapted, folder: Path, examples: dict, new_tokens: int) -> dict:
+def _compare_adapter(peft_model, folder: Path, examples: dict, new_tokens: int) -> dict:
     """The folder loaded as a second adapter on the same base, against the live one."""
     live, name = peft_model.active_adapter, "lynx_export_check"
     was_training = peft_model.training
@@ -174,49 +220,22 @@ def _compare_adapter(peft_model, adapted: Adapted, folder: Path, examples: dict,
     return {"max_abs_logit_diff": worst, "generation_equal": equal, "loaded_without_lynx_moe": False, "cases": {}}
 
 
-def _complain(found: list[str], chosen: Plan) -> None:
+def _complain(found: list[str], adapted: Adapted, chosen: Plan, gate: str) -> None:
     if found:
         raise ExportError(
             f"the {chosen.route} export by {chosen.host} failed its check and was not kept",
             why="; ".join(found),
-            fix="export with route='code'" if chosen.route == "native" else "export with route='adapter'",
+            fix=f"export with route={next_best(adapted, chosen.route, gate)!r}",
         )
 
 
-def _report(adapted: Adapted, chosen: Plan, manifest: dict, found: dict) -> dict:
+def _report(chosen: Plan, manifest: dict, found: dict, provenance: Provenance) -> dict:
+    plan = chosen.as_json()
     return {
-        "route": chosen.route,
-        "host": chosen.host,
-        "exactness": chosen.exactness,
-        "reasons": list(chosen.reasons),
-        "prompt_gate": "on" if chosen.route == "native" else adapted.gate,
+        **plan,
+        "reasons": [*plan["reasons"], *provenance.notes],
+        "dialect": manifest["dialect"],
         "base_sha256": manifest["base_sha256"],
         "base_tensors": manifest["base_tensors"],
         **{key: found[key] for key in ("max_abs_logit_diff", "generation_equal", "loaded_without_lynx_moe", "cases")},
     }
-
-
-def _combined(hashes: dict[str, str]) -> str:
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(hashes.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _umask() -> int:
-    # The only way to read it is to set it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _give_name(aside: Path, out_dir: Path) -> None:
-    """Rename; what was there is moved aside first and deleted last."""
-    old = aside.with_name(aside.name + ".old")
-    if out_dir.exists():
-        os.replace(out_dir, old)
-    try:
-        os.replace(aside, out_dir)
-    except OSError:
-        if old.exists():
-            os.replace(old, out_dir)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

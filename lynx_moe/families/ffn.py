@@ -209,6 +209,19 @@ def _activation(module: nn.Module) -> Callable | None:
     for _, owner in of_the_base(module):
         for name in _ACTIVATION_NAMES:
             found = getattr(owner, name, None)
-            if callable(found):
+            if callable(found) and not _reads_two(found):
                 return found
     return None
+
+
+def _reads_two(activation: Callable) -> bool:
+    """Whether it is a gate of its own, that takes both halves (inkling2) and so is no function of the first."""
+    return isinstance(activation, nn.Module) and len(inspect.signature(activation.forward).parameters) != 1
+
+
+def asks_its_class(layer: nn.Module, child: str) -> bool:
+    """Whether a decoder layer's forward looks at the class of its `child`, to know how to call it (ernie4_5_vl_moe)."""
+    try:
+        return f"isinstance(self.{child}," in inspect.getsource(type(layer).forward)
+    except (OSError, TypeError):
+        return False

@@ -1,4 +1,4 @@
-"""What the new experts compute: gated FFNs with stacked weights, no capacity, no dropped token.
+"""What the new experts compute: FFNs, gated or plain, with stacked weights, no capacity, no dropped token.
 
 Four paths that compute the same; `choose_path` says which is taken where and why.
 
@@ -37,12 +37,14 @@ def expert_ffn(
 ) -> Tensor:
     """Each token's weighted sum over its experts of `down(activation(gate(x)) * up(x))`, `(T, D)` in x's dtype.
 
+    Plain experts, told by their shape, have no gate: `down(activation(up(x)))`.
+
     A token's result depends on no other token, up to the rounding of matmuls of other heights. Every expert takes part
     in the graph, also one that received no token: its gradient is zero, never missing.
 
     Args:
         experts_TK: ids, no two of a token equal.
-        gate_up_EFD: `(E, 2F, D)`, the gate's rows first.
+        gate_up_EFD: `(E, 2F, D)`, the gate's rows first; `(E, F, D)` for plain experts.
         down_EDF: `(E, D, F)`.
         path: one of `PATHS`, or "auto" for what `choose_path` finds fastest.
     """
@@ -59,8 +61,18 @@ def expert_ffn(
     else:
         raise ConfigError(f"path {path!r}", why="there is none of that name", fix=f"one of auto, {', '.join(PATHS)}")
     linear = _grouped if path == "grouped" else _ExpertLinear.apply
-    gate_PF, up_PF = linear(to_rows(x_TD, rows), gate_up_EFD, rows, True).chunk(2, dim=-1)
-    return from_rows(linear(activation(gate_PF) * up_PF, down_EDF, rows, False), weights_TK, rows)
+    hidden_PF = linear(to_rows(x_TD, rows), gate_up_EFD, rows, True)
+    if is_gated(gate_up_EFD, down_EDF):
+        gate_PF, up_PF = hidden_PF.chunk(2, dim=-1)
+        hidden_PF = activation(gate_PF) * up_PF
+    else:
+        hidden_PF = activation(hidden_PF)
+    return from_rows(linear(hidden_PF, down_EDF, rows, False), weights_TK, rows)
+
+
+def is_gated(gate_up_EFD: Tensor, down_EDF: Tensor) -> bool:
+    """Whether experts of these shapes are gated: two maps lie in the first, gate and up."""
+    return gate_up_EFD.shape[1] != down_EDF.shape[2]
 
 
 def choose_path(

@@ -5,8 +5,8 @@
 (0.0, 0.0)
 """
 
+from lynx_moe.interval import paired_interval
 from lynx_moe.report.cards import Run, find_runs
-from lynx_moe.report.interval import paired_interval
 from lynx_moe.report.page import report
 from lynx_moe.report.picking import Pick, pick
 from lynx_moe.report.points import Point, front, points

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lynx_moe.errors import RecordError
-from lynx_moe.report.interval import paired_interval
+from lynx_moe.interval import paired_interval
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.settings import free_settings
 from lynx_moe.training.started_with import flat

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from lynx_moe.adapter import LynxConfig
 from lynx_moe.errors import CheckpointError
 from lynx_moe.training.settings import DataSettings
 
@@ -45,6 +46,8 @@ def data_sha256(data: DataSettings) -> str:
 def refuse_another(before: dict, now: dict, checkpoint: Path) -> None:
     """Raises CheckpointError when a checkpoint was made for another base, other data or another adapter."""
     one, other = before["adapter"], now["adapter"]
+    # A setting that the checkpoint's version did not have was as it is where nobody sets it.
+    one = {name: value for name, value in LynxConfig().to_dict().items() if name in other} | one
     names = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
     adapter = [f"{name} was {one.get(name)}, is {other.get(name)}" for name in sorted(names)]
     problems = {

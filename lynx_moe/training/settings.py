@@ -88,6 +88,7 @@ class AdapterSettings(Checked):
     expert_width: int | None = setting(None, "inner width of a new expert; null: a divisor of the base's FFN width")
     mix: str = setting("additive", "how new experts join the frozen ones", choices=("additive", "convex", "token"))
     layers: Any = setting("every_other", "decoder layers with a block: every_other, all, upper_half, or a list")
+    expert_kind: str = setting("gated", "form of a new expert: gated, or plain as in OPT", choices=("gated", "plain"))
     expert_init: str = setting("zero", "how new experts start", choices=("zero", "slice", "copy"))
     prompt_gate: str = setting("auto", "who decides per prompt if new experts speak", choices=("auto", "on", "off"))
     attention_rank: int = setting(
@@ -168,7 +169,7 @@ class TrainerSettings(Checked):
     prefix_cache: str = setting(
         "off",
         "what of the frozen part is computed once and read from disk in later epochs and runs: vision is the picture's "
-        "side, decoder also the layers below the lowest wrapped one",
+        "side, decoder also all layers below the lowest wrapped FFN",
         choices=("off", "vision", "decoder"),
     )
     cache_dir: str | None = setting(

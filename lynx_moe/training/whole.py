@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -13,16 +12,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from lynx_moe.errors import CheckpointError
+from lynx_moe.errors import CheckpointError, no_room
 
 ASIDE = ".writing-"
 OLD = f"{ASIDE}old-"
-# What the system says when there is no room: a full disk, a quota, a limit on the size of files.
-NO_ROOM = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "files may not grow as large",
-}
 
 
 def aside(final: Path) -> Path:
@@ -150,10 +143,3 @@ def saving(what: Path) -> Iterator[None]:
             fix=f"{'make room' if no_room(problem) else 'check the folder'}; earlier checkpoints are whole, and the "
             "same command goes on from the newest",
         ) from problem
-
-
-def no_room(problem: Exception) -> str | None:
-    """In words, if `problem` is the system's that there is no room; safetensors and torch pass it on as text."""
-    named = {f"os error {number}": text for number, text in NO_ROOM.items()} | {"space left": NO_ROOM[errno.ENOSPC]}
-    by_text = next((text for sign, text in named.items() if sign in str(problem)), None)
-    return NO_ROOM.get(getattr(problem, "errno", None), by_text)

@@ -39,6 +39,8 @@ def test_a_config_survives_its_file(settings, tmp_path):
         ({"mix": "addtive"}, "did you mean 'additive'"),
         ({"sparsity_penalty": "L1"}, "'l1'"),
         ({"expert_init": "copied"}, "did you mean 'copy'"),
+        ({"expert_kind": "gate"}, "did you mean 'gated'"),
+        ({"expert_kind": "plain", "expert_init": "slice"}, "biases"),
         ({"prompt_gate": "automatic"}, "'auto'"),
         ({"prompt_gate": True}, "prompt_gate=True"),
         ({"layers": "every-other"}, "did you mean 'every_other'"),

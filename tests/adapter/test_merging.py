@@ -58,6 +58,21 @@ def test_other_gated_ffns_fold_too(text):
     torch.testing.assert_close(merged, live, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["starcoder2, two matrices", "blip-2, opt"])
+def test_plain_experts_fold_into_two_matrices_also_where_the_layer_spreads_them(name):
+    model, inputs = ZOO[name]()
+    with torch.no_grad():
+        for part, parameter in model.named_parameters():
+            if part.endswith("bias"):
+                parameter.normal_(0, 0.3)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the merged FFNs")
+        live, merged = merged_logits(adapted(model, **ONE, expert_kind="plain"), inputs)
+    torch.testing.assert_close(merged, live, rtol=1e-5, atol=1e-5)
+    text = model.config.text_config
+    assert 128 in (getattr(text, "ffn_dim", None), getattr(text, "intermediate_size", None)), "the config says it"
+
+
 def test_a_uniformly_wider_model_is_saved_and_opened_by_transformers_alone(tmp_path):
     model, inputs = tiny_llava()
     peft_model = adapted(model, **ONE, expert_width=24)
@@ -181,7 +196,7 @@ def test_a_gate_per_row_is_refused(llava):
 
 
 @pytest.mark.parametrize(
-    ("build", "reason"), [(tiny_llava_moe, "no gated FFN"), (ZOO["blip-2, opt"], "spread over its layer")]
+    ("build", "reason"), [(tiny_llava_moe, "is no FFN of two or three"), (ZOO["blip-2, opt"], "expert_kind='plain'")]
 )
 def test_a_frozen_block_of_another_kind_is_refused(build, reason):
     with pytest.raises(ExportError, match=reason):

@@ -8,6 +8,7 @@ BASE = {"errors", "registry"}
 MAY_IMPORT = {
     "errors": set(),
     "registry": {"errors"},
+    "interval": set(),
     "peft_hook": {"adapter"},
     "ops": BASE,
     "grounding": BASE,
@@ -16,14 +17,14 @@ MAY_IMPORT = {
     "data": BASE | {"grounding", "families"},
     "evaluation": BASE | {"grounding", "families", "data"},
     "objectives": BASE | {"ops", "grounding", "families", "adapter", "data"},
-    "export": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation"},
+    "export": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "interval"},
     "integrations": BASE | {"adapter"},
     # Nobody imports the pocket base: it is reached as pkg://lynx_moe.pocket/weights, like a base in any other package.
     "pocket": BASE | {"grounding", "families", "data", "evaluation"},
     "training": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives"},
 }
 # Reads what runs leave behind, and loads no model.
-MAY_IMPORT["report"] = BASE | {"training"}
+MAY_IMPORT["report"] = BASE | {"interval", "training"}
 # Opens anything that can answer; only programs and, inside its functions, the Grounder use it.
 MAY_IMPORT["loading"] = MAY_IMPORT["training"] | {"training", "export"}
 # Looks at a training before it starts; only the command line calls it.
@@ -31,7 +32,7 @@ MAY_IMPORT["doctor"] = MAY_IMPORT["training"] | {"training"}
 # Measures what is there; only the command line calls it.
 MAY_IMPORT["bench"] = MAY_IMPORT["loading"] | {"loading"}
 # Programs, not library: they put the rooms together and nothing may import them.
-PROGRAMS = {"cli", "family_table", "quickstart"}
+PROGRAMS = {"cli", "export_cli", "family_table", "quickstart"}
 # One file, one reason each.
 EXCEPTIONS = {
     # The public one-line way to point: it loads a model, so it reaches up, inside its functions only.

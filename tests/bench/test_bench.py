@@ -134,3 +134,23 @@ def test_cache_writes_how_many_times_faster_epochs_and_a_sweep_are(tmp_path):
         assert row["seconds"] > 0 and row["faster"] == pytest.approx(row["seconds"] / row["cached_seconds"], rel=0.5)
     # A state per token of at least the picture's 64, 160 wide, in float32.
     assert found["bytes_per_record"] > 64 * 160 * 4
+
+
+@pytest.mark.slow
+def test_export_times_the_folded_model_beside_the_live_one_and_the_base(tmp_path):
+    tiny = ("--rows", "1", "--new-tokens", "2", "--repeats", "1", "--seconds", "0", "--threads", "1")
+    found = run(tmp_path / "e.json", "export", "--routes", "dense", *tiny)
+    assert [(row["route"], row["pass"]) for row in found["rows"]] == [("dense", "forward"), ("dense", "generate")]
+    for row in found["rows"]:
+        assert row["tokens_per_second"] > 0 and row["ratio_to_live"] > 0
+        # One more expert as wide as the FFN in every layer: the FFN's three matrices count twice, nothing else.
+        assert 1.2 < row["flops_to_base"] < 2
+        assert row["over_flops"] == pytest.approx(row["ratio_to_base"] / row["flops_to_base"])
+
+
+@pytest.mark.slow
+def test_export_times_every_route_and_names_what_a_base_cannot_take(tmp_path):
+    tiny = ("--rows", "1", "--new-tokens", "2", "--repeats", "1", "--seconds", "0", "--threads", "1")
+    found = run(tmp_path / "e.json", "export", *tiny)
+    assert {row["route"] for row in found["rows"]} == {"dense", "native", "code"} and found["left_out"] == []
+    assert all(("flops_to_base" in row) == (row["route"] == "dense") for row in found["rows"])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import synth
-from lynx_moe import cli
+from lynx_moe import cli, export_cli
 from lynx_moe.errors import ConfigError
 from tests.tiny import tiny_llava_with_processor
 
@@ -40,14 +40,14 @@ def test_mistake_gives_status_1_what_why_fix_and_no_traceback(tmp_path, capsys):
 
 
 def test_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(cli, "run_verify", lambda given: 1 / 0)
+    monkeypatch.setattr(export_cli, "run_verify", lambda given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("verify", "anything")
 
 
 def test_status_follows_what_the_command_found_true(monkeypatch, tmp_path):
     for truth, status in ((True, 0), (False, 1)):
-        monkeypatch.setattr(cli, "run_verify", lambda given, truth=truth: {"ok": truth})
+        monkeypatch.setattr(export_cli, "run_verify", lambda given, truth=truth: {"ok": truth})
         assert run("verify", "anything", "--json", str(tmp_path / "r.json")) == status
         assert json.loads((tmp_path / "r.json").read_text()) == {"ok": truth}
 

@@ -50,17 +50,28 @@ def exported(trained):
     return out
 
 
-def test_export_is_verified_until_a_byte_changes(exported, tmp_path):
-    out = tmp_path / "copy"
+def test_export_is_verified_against_its_base_until_a_byte_changes(trained, exported, tmp_path, capsys):
+    out, report = tmp_path / "copy", tmp_path / "v.json"
     shutil.copytree(exported, out)
-    assert cli.main(["verify", str(out), "--json", str(tmp_path / "v.json")]) == 0
-    assert json.loads((tmp_path / "v.json").read_text())["loaded_without_lynx_moe"] is True
+    asked = ["--data", str(trained / "data"), "--limit", "6", "--certificate", str(tmp_path / "certificate")]
+    words = ["verify", str(out), "--base", str(trained / "base"), *asked, "--json", str(report)]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    found = json.loads(report.read_text())
+    assert found["loaded_without_lynx_moe"] is True
+    assert found["probe"]["same_boxes"] == found["probe"]["n"] == 20
+    assert len(found["base"]["identical"]) == found["certificate"]["weights"]["identical"] > 50
+    assert found["certificate"]["verdict"]["bitwise"] is True
+    sealed = json.loads((tmp_path / "certificate" / "certificate.json").read_text())
+    assert sealed == found["certificate"] and (tmp_path / "certificate" / "certificate.html").is_file()
     weights = out / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert cli.main(["verify", str(out), "--json", str(tmp_path / "v.json")]) == 1
-    assert json.loads((tmp_path / "v.json").read_text())["changed_files"] == ["model.safetensors"]
+    assert cli.main(["verify", str(out), "--json", str(report)]) == 1
+    found = json.loads(report.read_text())
+    assert found["changed_files"] == ["model.safetensors"]
+    assert f"byte {len(data) - 1} is" in found["changes"]["model.safetensors"][0]
+    assert "tensor " in capsys.readouterr().err
 
 
 def test_export_with_code_is_not_run_unasked(trained, exported, capsys):

@@ -1,9 +1,14 @@
 """What the export tests share: an adapter whose prompt gate opens for one of two prompts, and quick checks."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import torch
 
 from lynx_moe.adapter import fit_prompt_gate, set_gate
 from lynx_moe.export import export, fresh
+from lynx_moe.export.plan import ALWAYS_ON
+from lynx_moe.export.verify import summed_up
 from tests.adapter.speaking import adapted
 
 OPEN_ROW, SHUT_ROW = 0, 1
@@ -31,19 +36,20 @@ def grounding_and_understanding(inputs):
     }
 
 
-def compare_in_this_process(folder, device, timeout_seconds=0.0):
+def compare_in_this_process(folder, device, timeout_seconds=0.0, *, base=None, asked=None):
     """The same comparison without the fresh process, which costs seconds: for all but one test of each route."""
-    result = fresh.compare(str(folder), device)
-    cases = result["cases"].values()
-    return result | {
-        "max_abs_logit_diff": max(case["max_abs_logit_diff"] for case in cases),
-        "generation_equal": all(case["generation_equal"] for case in cases),
-        "loaded_without_lynx_moe": True,
-    }
+    with TemporaryDirectory() as elsewhere:
+        questions = "" if asked is None else str(asked.write(Path(elsewhere) / "questions.safetensors"))
+        result = fresh.compare(str(folder), device, str(base or ""), questions)
+    return summed_up(result, base) | {"loaded_without_lynx_moe": True}
 
 
 def export_of(model, inputs, folder, **settings):
-    return export(model, None, folder, examples=grounding_and_understanding(inputs), **{"new_tokens": 5, **settings})
+    """Routes without a prompt gate are told to ship it open, which a fitted one needs and others do not mind."""
+    gate = {"gate": "on"} if settings.get("route") in ALWAYS_ON else {}
+    return export(
+        model, None, folder, examples=grounding_and_understanding(inputs), **{"new_tokens": 5, **gate, **settings}
+    )
 
 
 @torch.no_grad()

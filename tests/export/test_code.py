@@ -6,12 +6,15 @@ import sys
 
 import pytest
 import torch
+import transformers
 import transformers.dynamic_module_utils as modules
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import lynx_moe.export.run as run
 from lynx_moe.adapter import fit_prompt_gate, set_gate
+from lynx_moe.errors import ExportError
 from lynx_moe.export import code, export
+from lynx_moe.export.read import read
 from lynx_moe.ops.experts import expert_ffn
 from lynx_moe.ops.mixes import MIXES
 from tests.adapter.speaking import KINDS, adapted
@@ -23,7 +26,9 @@ from tests.export.exporting import (
     logits,
     with_fitted_gate,
 )
+from tests.quantised import quantised
 from tests.tiny import (
+    llava_config,
     tiny_internvl,
     tiny_llava,
     tiny_llava_moe,
@@ -60,7 +65,7 @@ def test_fresh_process_without_this_library_gives_the_live_logits(tmp_path):
     report = export(model, processor, tmp_path / "out", route="code")
     assert report["max_abs_logit_diff"] == 0.0
     assert report["generation_equal"] and report["loaded_without_lynx_moe"]
-    assert set(report["cases"]) == {"understanding", "grounding", "both"}
+    assert set(report["cases"]) == {"understanding", "grounding", "both", "random"}
     assert report["base_tensors"] == {"unchanged": len(tiny_llava()[0].state_dict()), "folded": 0}
     assert AutoProcessor.from_pretrained(tmp_path / "out").chat_template == processor.chat_template
 
@@ -156,8 +161,6 @@ def test_folder_is_not_taken_for_the_stock_model(llava_export):
 
 @pytest.mark.parametrize("mix", MIXES.names())
 def test_modelling_file_imports_only_torch_and_transformers(mix):
-    from lynx_moe.export.read import read
-
     text = code.source(read(adapted(tiny_llava()[0], mix=mix)))
     roots = {
         name.split(".")[0]
@@ -167,6 +170,34 @@ def test_modelling_file_imports_only_torch_and_transformers(mix):
     }
     assert roots == {"operator", "torch", "transformers"}
     assert "$" not in text
+
+
+class Mine(transformers.LlavaForConditionalGeneration):
+    """A model class that no other machine has."""
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [(lambda: Mine(llava_config()), "Mine is not a class"), (lambda: quantised(tiny_llava()[0], "int8"), "are packed")],
+    ids=["a class of one's own", "quantised"],
+)
+def test_what_no_file_can_hold_is_refused_with_the_reason_and_the_next_best_way(build, reason, tmp_path):
+    live = read(adapted(build()))
+    assert reason in code.refusal(live)
+    with pytest.raises(ExportError, match="route='adapter'"):
+        code.build(live, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_promise_and_file_have_only_what_this_model_needs():
+    vlm, inputs = tiny_llava()
+    simple = code.source(read(adapted(tiny_llava()[0])))
+    whole = code.source(read(with_fitted_gate(vlm, inputs, mix="convex", attention_rank=2)))
+    promised = code.promise(read(adapted(tiny_llava()[0])))
+    assert (promised.exactness, promised.bound) == ("bitwise", 0.0)
+    for part in ("class LynxHead", "class LynxDelta", "class LynxGate", "def read_prompts"):
+        assert part in whole and part not in simple
+    assert max(len(line) for line in (simple + whole).splitlines()) <= 120
 
 
 def test_unfitted_gate_ships_on_and_says_so(tmp_path, capsys):
@@ -202,11 +233,11 @@ def test_exported_experts_give_the_live_bits_on_every_path(dtype, tokens, top_k,
     weights, chosen = torch.randn(tokens, 4, generator=g).topk(top_k)
     if top_k == 2:
         chosen[:] = torch.tensor([0, 2])  # two experts are idle
-    exported = module.LynxExperts({"num_experts": 4, "width": 32}, 24).to(dtype)
+    exported = module.LynxExperts({"num_experts": 4, "width": 32}, 24, torch.nn.functional.silu).to(dtype)
     for weight in exported.parameters():
         torch.nn.init.normal_(weight, std=0.2, generator=g)
     live = expert_ffn(x, weights.to(x.dtype), chosen, exported.gate_up_proj, exported.down_proj)
-    found = exported(x, chosen, weights.to(x.dtype), torch.nn.functional.silu)
+    found = exported(x, chosen, weights.to(x.dtype))
     assert torch.equal(found, live)
     grads = [torch.autograd.grad(y.float().square().sum(), list(exported.parameters())) for y in (found, live)]
     for a, b in zip(*grads, strict=True):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import lynx_moe.export.run as run
 from lynx_moe.adapter import LynxConfig
 from lynx_moe.errors import ConfigError, ExportError, OutputExistsError
-from lynx_moe.export import card, fresh, plan, verify
+from lynx_moe.export import fresh, plan, verify
 from lynx_moe.training.hashing import hash_base
 from tests.adapter.speaking import adapted
 from tests.export.exporting import compare_in_this_process, export_of, with_fitted_gate
@@ -29,15 +29,19 @@ def test_auto_takes_a_host_that_loses_nothing():
     assert plan(adapted(tiny_llava()[0], prompt_gate="on")).route == "native"
     vlm, inputs = tiny_llava()
     chosen = plan(with_fitted_gate(vlm, inputs))
-    assert chosen.route == "code" and "per-prompt gate" in str(chosen)
+    assert chosen.route == "code" and "per-prompt gate" in chosen.better["native"]
     chosen = plan(adapted(tiny_qwen2_5_vl()[0]))
-    assert chosen.route == "code" and "no native host" in str(chosen)
+    assert chosen.route == "code" and "accepts no other text architecture" in chosen.better["native"]
 
 
 def test_native_plan_says_that_the_gate_is_dropped():
     vlm, inputs = tiny_llava()
-    chosen = plan(with_fitted_gate(vlm, inputs), route="native")
-    assert "dropped" in chosen.exactness and "measure retention" in str(chosen)
+    model = with_fitted_gate(vlm, inputs)
+    with pytest.raises(ExportError, match="'native' cannot take") as refused:
+        plan(model, route="native")
+    assert "per-prompt gate" in refused.value.why and "'code'" in refused.value.fix and "--gate on" in refused.value.fix
+    chosen = plan(model, route="native", gate="on")
+    assert "dropped" in chosen.promise.keeps and "measure retention" in str(chosen)
 
 
 def test_unknown_route_names_the_nearest(model_and_inputs):
@@ -54,7 +58,7 @@ def test_plan_is_printed_before_anything_is_computed(model_and_inputs, tmp_path,
     def stop(*args):
         raise RuntimeError("computing")
 
-    monkeypatch.setattr(run, "_write", stop)
+    monkeypatch.setattr(run, "_save", stop)
     with pytest.raises(RuntimeError, match="computing"):
         export_of(*model_and_inputs, tmp_path / "out", route="native")
     assert "route 'native', host glm4_moe" in capsys.readouterr().out
@@ -107,14 +111,13 @@ def test_export_that_answers_otherwise_is_not_kept(model_and_inputs, tmp_path, m
 
 
 def test_export_that_changed_a_tensor_is_not_kept(model_and_inputs, tmp_path, monkeypatch):
-    honest = run.instantiate
+    honest = run._save
 
-    def with_a_changed_weight(built):
-        model = honest(built)
+    def with_a_changed_weight(built, model, *args):
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 1.0001)
-        return model
+        honest(built, model, *args)
 
-    monkeypatch.setattr(run, "instantiate", with_a_changed_weight)
+    monkeypatch.setattr(run, "_save", with_a_changed_weight)
     with pytest.raises(ExportError, match="changed tensors: lm_head.weight"):
         export_of(*model_and_inputs, tmp_path / "out", route="native")
 
@@ -178,28 +181,6 @@ def test_blocked_packages_cannot_be_imported_nor_found():
     )
     root = str(Path(run.__file__).parents[2])
     subprocess.run([sys.executable, "-c", program], cwd=root, check=True)
-
-
-def test_card_has_the_licence_and_files_of_a_local_base(model_and_inputs, tmp_path, quick_check):
-    base = tmp_path / "base"
-    base.mkdir()
-    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# base\n")
-    (base / "LICENSE").write_text("terms")
-    (base / "NOTICE.txt").write_text("notice")
-    model, inputs = model_and_inputs
-    model.peft_config["default"].base_model_name_or_path = str(base)
-    export_of(model, inputs, tmp_path / "out", route="native")
-    text = (tmp_path / "out" / "README.md").read_text()
-    header = text.split("---\n")[1]
-    assert "license: apache-2.0" in header and "pipeline_tag: image-text-to-text" in header
-    assert (tmp_path / "out" / "LICENSE").read_text() == "terms"
-    assert (tmp_path / "out" / "NOTICE.txt").exists()
-    assert str(tmp_path) not in text
-
-
-def test_card_without_a_known_licence_says_other():
-    assert card.base_licence("") == "other"
-    assert card.base_licence("someone/some-model") == "other"
 
 
 def test_settings_in_the_card_are_the_adapters_own(model_and_inputs, tmp_path, quick_check):

@@ -74,6 +74,17 @@ def test_gradients_equal_the_dense_sums(path, drawn, dtype, off):
         assert (a.double() - b).norm() <= off * b.norm(), name
 
 
+@PATHS_AND_DRAWS
+def test_plain_experts_have_no_gate(path, drawn):
+    x, w, e, gate_up, down = drawn()
+    up_EFD = gate_up[:, :WIDE]
+    hidden_TEF = F.gelu(torch.einsum("td,efd->tef", x.double(), up_EFD.double()))
+    y_TED = torch.einsum("tef,edf->ted", hidden_TEF, down.double())
+    expected = (y_TED.gather(1, e[:, :, None].expand(-1, -1, D)) * w.double()[:, :, None]).sum(1)
+    found = expert_ffn(x, w, e, up_EFD, down, activation=F.gelu, path=path)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("path", ["loop", "padded"])
 def test_float32_masters_get_float32_gradients_under_bfloat16(path):
     x, w, e, up, down = draw()

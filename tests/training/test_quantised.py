@@ -52,6 +52,24 @@ def test_a_run_on_a_quantised_base(settings, kind, tmp_path):
     assert report is not None and (tmp_path / "shipped" / "adapter_model.safetensors").is_file()
     assert hash_base(loaded.model.get_base_model(), ("lynx_",)).digest == card["base"]["sha256_after"]
 
+    plain = load(chosen.output_dir, dequantise=True)
+    assert quantisation_of(plain.model) is None and "rounded weights" in plain.notes[0]
+    report = export(
+        plain.model, None, tmp_path / "plain", route="code", examples=grounding_and_understanding(inputs), new_tokens=3
+    )
+    assert report["loaded_without_lynx_moe"] and report["max_abs_logit_diff"] == 0.0
+    # The weights are those that the quantised base answers with, written out: the two answer nearly alike.
+    with torch.no_grad():
+        kept, written = (model.eval()(**inputs).logits.float() for model in (loaded.model, plain.model))
+    assert (kept - written).abs().max() < 0.05 * kept.abs().max()
+
+
+def test_a_base_that_is_not_quantised_has_nothing_to_be_made_plain(settings):
+    chosen = settings(max_steps=1)
+    run(chosen)
+    with pytest.raises(ConfigError, match="not quantised"):
+        load(chosen.output_dir, dequantise=True)
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hash_is_the_same_before_and_after_answering(settings, kind):
