@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from lynx_moe.data import Record, final_answer
 from lynx_moe.data.prompts import frame, step_texts
-from lynx_moe.evaluation.protocol import PROTOCOLS, Answered, share
+from lynx_moe.evaluation.answered import MEASURES, Answered, share
 from lynx_moe.evaluation.retention import normalise
 from lynx_moe.families.dialects import Dialect
 from lynx_moe.grounding import iou
@@ -50,7 +50,7 @@ def hits_of(answered: Answered) -> int:
     return 0 if answered.in_another_picture else matched(answered.parsed.boxes, answered.record.boxes)
 
 
-@PROTOCOLS.register("grounding")
+@MEASURES.register("grounding")
 def grounding(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
     """Numbers over the grounding records; None when there are none.
 

@@ -18,7 +18,7 @@ from lynx_moe.evaluation.grounding import (
     is_referring,
     says_none,
 )
-from lynx_moe.evaluation.protocol import PROTOCOLS, Answered
+from lynx_moe.evaluation.answered import MEASURES, Answered
 from lynx_moe.evaluation.retention import is_right
 from lynx_moe.families.dialects import Dialect
 
@@ -66,7 +66,7 @@ def score(records: Sequence[Record], texts: Sequence[str], dialect: Dialect) -> 
     """What `evaluate` returns, but "seconds", for answers that are there already: `texts`, one per record."""
     answered = [Answered.read(r, text, dialect) for r, text in zip(records, texts, strict=True)]
     return {
-        **{name: PROTOCOLS.get(name)(answered, dialect) for name in PROTOCOLS},
+        **{name: MEASURES.get(name)(answered, dialect) for name in MEASURES},
         "n": len(records),
         "dialect": dialect.name,
         "samples": [_sample(a, dialect) for a in answered],

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "families": BASE | {"ops", "grounding"},
     "adapter": BASE | {"ops", "grounding", "families"},
     "data": BASE | {"grounding", "families"},
-    "evaluation": BASE | {"grounding", "families", "data"},
+    "evaluation": BASE | {"grounding", "families", "data", "interval"},
     "objectives": BASE | {"ops", "grounding", "families", "adapter", "data"},
     "export": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "interval"},
     "integrations": BASE | {"adapter"},
@@ -96,8 +96,11 @@ def test_synth_knows_neither_torch_nor_models():
         assert not _roots(path) & {"torch", "lynx_moe", "transformers", "peft", "accelerate"}, relative(path)
 
 
-def test_lynx_moe_does_not_import_synth():
-    assert not [relative(path) for path in python_files("lynx_moe") if "synth" in _roots(path)]
+def test_lynx_moe_imports_nothing_of_synth_but_its_readers_and_only_in_protocols():
+    for path in python_files("lynx_moe"):
+        taken = [i.module for i in imports(path) if i.module.split(".")[0] == "synth"]
+        assert all(module.startswith("synth.sources.") for module in taken), relative(path)
+        assert not taken or relative(path).startswith("lynx_moe/evaluation/protocols/"), relative(path)
 
 
 @pytest.mark.parametrize(("package", "home"), HEAVY_HOMES.items())

@@ -10,9 +10,9 @@ import pytest
 from lynx_moe.data import target_text
 from lynx_moe.data.records import Picture, Record, Step
 from lynx_moe.errors import ConfigError
-from lynx_moe.evaluation import PROTOCOLS, Answered, compare, mcnemar_p, normalise, print_report, report_table
+from lynx_moe.evaluation import MEASURES, Answered, compare, mcnemar_p, normalise, print_report, report_table
 from lynx_moe.evaluation.grounding import is_absent, matched
-from lynx_moe.evaluation.protocol import named_pictures
+from lynx_moe.evaluation.answered import named_pictures
 from lynx_moe.families.dialects import PercentDialect
 from lynx_moe.grounding import iou
 from synth.languages import LANGUAGES, load_pack
@@ -29,7 +29,7 @@ def record(answer="The star is at {box:0}.", boxes=((10.0, 10.0, 50.0, 50.0),), 
 
 
 def score(*pairs, part="grounding"):
-    return PROTOCOLS.get(part)([Answered.read(r, text, DIALECT) for r, text in pairs], DIALECT)
+    return MEASURES.get(part)([Answered.read(r, text, DIALECT) for r, text in pairs], DIALECT)
 
 
 def test_true_answers_score_one():

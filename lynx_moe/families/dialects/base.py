@@ -20,16 +20,20 @@ ERROR_KINDS = ("unparseable", "out_of_range", "inverted")
 
 @dataclass(slots=True)
 class Parsed:
-    """What a text said about boxes.
+    """What a text said about places.
 
-    `boxes` are original pixels, in reading order; `spans` are their places in the text. `errors` counts by kind what
-    looked like a box and was none: "unparseable", "out_of_range" (a number the frame does not have, or a box wholly
-    in the padding), "inverted" (corners not in order).
+    `boxes` are original pixels, in reading order, labelled where the spelling names what is in them; `spans` are their
+    places in the text. `points` (x, y) and `polygons` (lists of points), in original pixels, are what else the
+    dialect's own spelling says. `errors` counts by kind what looked like a place and was none: "unparseable",
+    "out_of_range" (a number the frame does not have, or a box wholly in the padding), "inverted" (corners not in
+    order).
     """
 
     boxes: list[Box] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     spans: list[tuple[int, int]] = field(default_factory=list)
+    points: list[tuple[float, float]] = field(default_factory=list)
+    polygons: list[list[tuple[float, float]]] = field(default_factory=list)
 
 
 class Dialect(ABC):
@@ -38,11 +42,13 @@ class Dialect(ABC):
     Attributes:
         name: the registered name.
         families: model types that were pretrained to write boxes so.
+        marks: the special tokens that its spelling needs; a model's answer is read with these left in.
         quantum: the smallest difference the spelling can carry, as a fraction of the window's side.
     """
 
     name: str = ""
     families: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     quantum: float
 
     def __init__(self, geometry: Geometry | None = None):
@@ -61,7 +67,8 @@ class Dialect(ABC):
     def encode(self, box: Iterable[float], size: Size) -> str:
         """The text of `box` (xyxy, original pixels) on a picture of `size` (width, height).
 
-        What the model cannot see of the box is cut off first.
+        What the model cannot see of the box is cut off first. A spelling with a place for a name writes the label of a
+        `Box` that has one.
 
         Raises:
             DialectError: nothing of the box is visible, or it is not a box.
@@ -81,6 +88,19 @@ class Dialect(ABC):
         Raises:
             DialectError: the model cannot see that place, or it is not a point.
         """
+
+    def encode_polygon(self, polygon: Sequence[Iterable[float]], size: Size) -> str:
+        """The text of an outline, its corners in original pixels.
+
+        Raises:
+            DialectError: the model cannot see all of its corners, there are fewer than three, or this dialect has no
+                spelling for outlines.
+        """
+        raise DialectError(
+            f"the dialect {self.name!r} writes no polygons",
+            why="models that speak it were never taught outlines in text",
+            fix="use a dialect that writes them, or masks by another way",
+        )
 
     def render(
         self,

@@ -1,4 +1,4 @@
-"""What a protocol is: a function from answered records to numbers."""
+"""Answered records, and the measures that turn them into numbers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def named_pictures(text: str) -> set[int]:
 
 
 # Name of a part of the result -> function(answered, dialect) that gives it, or None when no record is for it.
-PROTOCOLS: Registry[Callable[[Sequence[Answered], Dialect], dict | None]] = Registry("evaluation protocol")
+MEASURES: Registry[Callable[[Sequence[Answered], Dialect], dict | None]] = Registry("measure of records")
 
 
 def share(part: int | float, whole: int) -> float | None:
