@@ -35,7 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("lynx-moe: stopped", file=sys.stderr)
         return 130
     if given.json:
-        write_json(Path(given.json), result)
+        from lynx_moe.whole import write_json
+
+        path = Path(given.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, json.dumps(result, indent=2, default=str) + "\n")
     return 0 if result["ok"] else 1
 
 
@@ -280,17 +284,6 @@ def quieten() -> None:
     # Read by huggingface_hub and, through it, by transformers when they are imported, which is later.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Whole or not at all, so that a reader never sees half a result."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

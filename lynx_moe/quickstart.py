@@ -32,7 +32,7 @@ from lynx_moe.training.command import conf_beside, settings_from
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.settings import Settings
-from lynx_moe.training.whole import write_json
+from lynx_moe.whole import write_json
 
 BESIDE = Path(lynx_moe.__file__).resolve().parents[1]  # the checkout
 SPLIT = "validation"

@@ -17,7 +17,7 @@ from lynx_moe.errors import DivergedError
 from lynx_moe.training.preparing import Prepared, prepare
 from lynx_moe.training.records import make_missing
 from lynx_moe.training.settings import Settings
-from lynx_moe.training.whole import write_json
+from lynx_moe.whole import write_json
 
 PICTURES = 16
 

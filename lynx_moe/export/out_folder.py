@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from lynx_moe.errors import ExportError, InUseError, LynxError, OutputExistsError, no_room
 from lynx_moe.export.cost import readable
 from lynx_moe.export.fresh import MANIFEST
+from lynx_moe.whole import put_in_place
 
 
 @contextmanager
@@ -77,22 +78,9 @@ def refuse_full_disk(out_dir: Path, size_bytes: int) -> None:
 
 def give_name(aside: Path, out_dir: Path) -> None:
     """Renames a complete folder, after its bytes have reached the disk; what was there is deleted last."""
-    for path in [path for path in aside.rglob("*") if path.is_file()]:
-        # Some file systems report a full disk only here.
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
     # mkdtemp makes folders private; a finished one has the permissions any new folder would have.
     aside.chmod(0o777 & ~_umask())
-    old = aside.with_name(aside.name + ".old")
-    if out_dir.exists():
-        os.replace(out_dir, old)
-    try:
-        os.replace(aside, out_dir)
-    except OSError:
-        if old.exists():
-            os.replace(old, out_dir)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    put_in_place(aside, out_dir)
 
 
 def _refuse_existing(out_dir: Path, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ from lynx_moe.errors import ConfigError
 from lynx_moe.report.cards import Run, find_runs, number
 from lynx_moe.report.picking import RULE, Pick, pick
 from lynx_moe.report.points import Point, front, learned_from, points, shown, swept
-from lynx_moe.training.whole import write_bytes, write_json
+from lynx_moe.whole import write_bytes, write_json
 
 PAGE = "report.html"
 TRADE_OFF, GATES = "trade-off.png", "gates.png"

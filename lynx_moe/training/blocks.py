@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lynx_moe.training.whole import write_json
+from lynx_moe.whole import write_json
 
 Blocks = dict[str, dict[str, float | int | list[float]]]
 

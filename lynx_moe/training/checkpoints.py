@@ -12,7 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from lynx_moe.errors import CheckpointError
-from lynx_moe.training.whole import aside, put_in_place, remove_whole, saving, write_json
+from lynx_moe.whole import aside, put_in_place, remove_whole, saving, write_json
 
 MANIFEST = "manifest.json"
 # What the optimiser remembers, by who wrote it: we ourselves, FSDP2, DeepSpeed (one part per process).

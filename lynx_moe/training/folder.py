@@ -15,7 +15,7 @@ from lynx_moe.errors import InUseError, OutputExistsError
 from lynx_moe.training.checkpoints import checkpoints_in, newest_whole
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.started_with import differences, started_with
-from lynx_moe.training.whole import clear_leftovers, remove_whole, write_json
+from lynx_moe.whole import clear_leftovers, remove_whole, write_json
 
 PATIENCE = 10.0  # seconds; loader processes of a run that was killed notice within five, and hold its lock until then
 

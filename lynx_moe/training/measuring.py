@@ -21,7 +21,7 @@ from lynx_moe.training.card import versions
 from lynx_moe.training.method import open_gate
 from lynx_moe.training.preparing import Prepared
 from lynx_moe.training.settings import Settings
-from lynx_moe.training.whole import write_json
+from lynx_moe.whole import write_json
 
 
 def asked_records(settings: Settings) -> Sequence[Record] | None:

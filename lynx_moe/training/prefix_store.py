@@ -22,7 +22,7 @@ from safetensors.torch import load, save_file
 from tqdm.auto import tqdm
 
 from lynx_moe.errors import ConfigError
-from lynx_moe.training.whole import ASIDE
+from lynx_moe.whole import ASIDE
 
 STATES = "states"
 ABOUT = "about.json"

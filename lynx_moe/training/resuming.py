@@ -22,7 +22,7 @@ from lynx_moe.training.state import (
     set_rng_state,
     write_state,
 )
-from lynx_moe.training.whole import write_json
+from lynx_moe.whole import write_json
 
 SCHEDULER, SCALER = "scheduler.json", "scaler.json"
 

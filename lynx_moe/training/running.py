@@ -31,7 +31,7 @@ from lynx_moe.training.settings import Settings
 from lynx_moe.training.sharding import Sharding, divided_loading, plan_sharding, refuse_foreign_checkpoint
 from lynx_moe.training.telemetry import gate_telemetry
 from lynx_moe.training.trainer import LynxTrainer
-from lynx_moe.training.whole import saving, whole_folder, write_json
+from lynx_moe.whole import saving, whole_folder, write_json
 
 
 def run(settings: Settings) -> dict:

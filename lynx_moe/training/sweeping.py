@@ -20,7 +20,7 @@ from lynx_moe.errors import LynxError, OutputExistsError
 from lynx_moe.training.folder import RunFolder, read_json
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.started_with import differences, started_with
-from lynx_moe.training.whole import write_json
+from lynx_moe.whole import write_json
 
 Objectives = tuple[float, float]
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # torchrun's sign

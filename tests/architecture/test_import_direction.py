@@ -9,22 +9,23 @@ MAY_IMPORT = {
     "errors": set(),
     "registry": {"errors"},
     "interval": set(),
+    "whole": {"errors"},
     "peft_hook": {"adapter"},
     "ops": BASE,
     "grounding": BASE,
     "families": BASE | {"ops", "grounding"},
     "adapter": BASE | {"ops", "grounding", "families"},
     "data": BASE | {"grounding", "families"},
-    "evaluation": BASE | {"grounding", "families", "data", "interval"},
+    "evaluation": BASE | {"grounding", "families", "data", "interval", "whole"},
     "objectives": BASE | {"ops", "grounding", "families", "adapter", "data"},
-    "export": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "interval"},
+    "export": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "interval", "whole"},
     "integrations": BASE | {"adapter"},
     # Nobody imports the pocket base: it is reached as pkg://lynx_moe.pocket/weights, like a base in any other package.
     "pocket": BASE | {"grounding", "families", "data", "evaluation"},
-    "training": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives"},
+    "training": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives", "whole"},
 }
 # Reads what runs leave behind, and loads no model.
-MAY_IMPORT["report"] = BASE | {"interval", "training"}
+MAY_IMPORT["report"] = BASE | {"interval", "whole", "training"}
 # Opens anything that can answer; only programs and, inside its functions, the Grounder use it.
 MAY_IMPORT["loading"] = MAY_IMPORT["training"] | {"training", "export"}
 # Looks at a training before it starts; only the command line calls it.

@@ -52,7 +52,7 @@ def test_status_follows_what_the_command_found_true(monkeypatch, tmp_path):
         assert json.loads((tmp_path / "r.json").read_text()) == {"ok": truth}
 
 
-def test_json_file_is_not_touched_when_writing_it_fails(tmp_path):
+def test_json_file_is_not_touched_when_writing_it_fails(monkeypatch, tmp_path):
     target = tmp_path / "r.json"
     target.write_text("old")
 
@@ -60,8 +60,9 @@ def test_json_file_is_not_touched_when_writing_it_fails(tmp_path):
         def __str__(self):
             raise OSError("no space left")
 
+    monkeypatch.setattr(export_cli, "run_verify", lambda given: {"ok": True, "found": Unwritable()})
     with pytest.raises(OSError):
-        cli.write_json(target, {"ok": Unwritable()})
+        run("verify", "anything", "--json", str(target))
     assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 

@@ -4,7 +4,7 @@ import pytest
 from safetensors import SafetensorError
 
 from lynx_moe.errors import CheckpointError
-from lynx_moe.training.whole import whole_folder, write_json
+from lynx_moe.whole import whole_folder, write_json
 
 
 def names(folder) -> list[str]:

@@ -140,6 +140,6 @@ def saving(what: Path) -> Iterator[None]:
         raise CheckpointError(
             f"could not save {what}: {problem}",
             why=no_room(problem) or "writing failed; nothing half-written was left under this name",
-            fix=f"{'make room' if no_room(problem) else 'check the folder'}; earlier checkpoints are whole, and the "
-            "same command goes on from the newest",
+            fix=f"{'make room' if no_room(problem) else 'check the folder'}; what was saved before is whole, and the "
+            "same command goes on from there",
         ) from problem
