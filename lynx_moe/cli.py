@@ -124,6 +124,9 @@ def build_parser() -> argparse.ArgumentParser:
     exported.add_argument("path", nargs="?", default="pkg://lynx_moe.pocket/weights", help="a base VLM (%(default)s)")
     measured = ("dense", "native", "code")
     exported.add_argument("--routes", nargs="+", default=measured, choices=measured, help="default all of them")
+    exported.add_argument("--layers", default="every_other", help="of native's and code's blocks (%(default)s)")
+    mixes = ("additive", "convex", "token")
+    exported.add_argument("--mix", default="additive", choices=mixes, help="of native's and code's (%(default)s)")
     exported.add_argument("--rows", type=at_least_one, default=8, help="rows of a batch (default %(default)s)")
     exported.add_argument("--new-tokens", type=at_least_one, default=32, help="generated per row (default %(default)s)")
     exported.add_argument("--dtype", default="float32", choices=types, help="default %(default)s")
@@ -251,7 +254,7 @@ def run_bench_step(given: argparse.Namespace) -> dict:
 def run_bench_export(given: argparse.Namespace) -> dict:
     from lynx_moe.bench import bench_export
 
-    names = ("routes", "rows", "new_tokens", "dtype", "repeats", "seconds", "threads")
+    names = ("routes", "layers", "mix", "rows", "new_tokens", "dtype", "repeats", "seconds", "threads")
     return bench_export(given.path, **{name: getattr(given, name) for name in names})
 
 

@@ -35,6 +35,8 @@ def bench_export(
     path: str = POCKET,
     *,
     routes: tuple[str, ...] = tuple(ADAPTERS),
+    layers: str = "every_other",
+    mix: str = "additive",
     rows: int = 8,
     new_tokens: int = 32,
     repeats: int = 10,
@@ -48,7 +50,9 @@ def bench_export(
     native export is. Every folder is written, proven and opened again as a user would.
 
     Args:
-        routes: of "dense" (one expert behind a constant gate), "native" and "code" (the default adapter).
+        routes: of "dense" (one expert behind a constant gate in every layer), "native" and "code" (the default adapter).
+        layers, mix: of the default adapter; they decide which host a native export goes into, and whether layers without
+            a block need experts of zeros there.
         rows: of a batch; forward counts its tokens, padding included, generation the new ones.
 
     Returns:
@@ -72,7 +76,7 @@ def bench_export(
     model = base.model.to(device).eval()
     with prepared(threads), TemporaryDirectory() as folder:
         for route in routes:
-            live = _speaking(path, dtype, ADAPTERS[route]).to(device).eval()
+            live = _speaking(path, dtype, ADAPTERS[route] or {"layers": layers, "mix": mix}).to(device).eval()
             try:
                 with redirect_stdout(sys.stderr):
                     report = export(live, base.processor, Path(folder) / route, route=route, new_tokens=4)
@@ -86,7 +90,7 @@ def bench_export(
                 found.append(row | _measure(models, route, name, batches, new_tokens, repeats, seconds))
                 print(_line(found[-1]), file=sys.stderr)
         setting = {"base": path, "device": str(device), "threads": torch.get_num_threads(), "dtype": dtype}
-    setting |= {"rows": rows, "new_tokens": new_tokens, "torch": torch.__version__}
+    setting |= {"layers": layers, "mix": mix, "rows": rows, "new_tokens": new_tokens, "torch": torch.__version__}
     return {"ok": True, "rows": found, "left_out": left_out, "setting": setting}
 
 
