@@ -34,6 +34,7 @@ from lynx_moe.families.attention import attention_projections
 from lynx_moe.families.dialects import dialect_of
 from lynx_moe.families.find import find_ffn_blocks
 from lynx_moe.families.survey import kind_of
+from lynx_moe.whole import write_bytes
 
 _MADE = """
 Made by `lynx-moe families --markdown docs/families.md`; not written by hand. Each model type that
@@ -149,10 +150,7 @@ def markdown(rows: Iterable[FamilyRow]) -> str:
 
 def write_markdown(path: str | Path, rows: Iterable[FamilyRow]) -> None:
     """`markdown(rows)` in `path`, whole or not at all."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(markdown(rows), encoding="utf-8")
-    aside.replace(path)
+    write_bytes(Path(path), markdown(rows).encode())
 
 
 def as_json(rows: Iterable[FamilyRow]) -> list[dict]:

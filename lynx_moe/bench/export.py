@@ -50,9 +50,9 @@ def bench_export(
     native export is. Every folder is written, proven and opened again as a user would.
 
     Args:
-        routes: of "dense" (one expert behind a constant gate in every layer), "native" and "code" (the default adapter).
-        layers, mix: of the default adapter; they decide which host a native export goes into, and whether layers without
-            a block need experts of zeros there.
+        routes: of "dense" (one expert behind a constant gate in every layer), "native" and "code" (the default one).
+        layers, mix: of the default adapter; they decide which host a native export goes into, and whether layers
+            without a block need experts of zeros there.
         rows: of a batch; forward counts its tokens, padding included, generation the new ones.
 
     Returns:

@@ -1,12 +1,12 @@
 """What a model can do, measured on what it wrote by itself: grounding, and what is left of its other skills.
 
-A new measure of records is one file with a function that `MEASURES.register` files, and one line below. A benchmark with
-files of its own is a protocol: one file in `lynx_moe/evaluation/protocols/`.
+A new measure of records is one file with a function that `MEASURES.register` files, and one line below. A benchmark
+with files of its own is a protocol: one file in `lynx_moe/evaluation/protocols/`.
 """
 
 from lynx_moe.evaluation import grounding, retention  # noqa: F401  (registers the measures)
-from lynx_moe.evaluation.generate import Generated, answer_ends, generate_answers, prompt_batches, spoken
 from lynx_moe.evaluation.answered import MEASURES, Answered
+from lynx_moe.evaluation.generate import Generated, answer_ends, generate_answers, prompt_batches, spoken
 from lynx_moe.evaluation.report import print_report, report_table
 from lynx_moe.evaluation.retention import compare, mcnemar_p, normalise
 from lynx_moe.evaluation.run import evaluate, longest_answer, score

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from lynx_moe.data import Record, SampleBuilder, question_text, target_text
 from lynx_moe.data.dataset import askable
 from lynx_moe.errors import DialectError
+from lynx_moe.evaluation.answered import MEASURES, Answered
 from lynx_moe.evaluation.generate import generate_answers
 from lynx_moe.evaluation.grounding import (
     THRESHOLD,
@@ -18,7 +19,6 @@ from lynx_moe.evaluation.grounding import (
     is_referring,
     says_none,
 )
-from lynx_moe.evaluation.answered import MEASURES, Answered
 from lynx_moe.evaluation.retention import is_right
 from lynx_moe.families.dialects import Dialect
 

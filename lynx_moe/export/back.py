@@ -22,6 +22,7 @@ from lynx_moe.export import fresh, vllm
 from lynx_moe.export.built import Built, instantiate
 from lynx_moe.export.certificate import PAGE, SEALED
 from lynx_moe.export.native import HOSTS
+from lynx_moe.export.out_folder import claimed, give_name
 from lynx_moe.export.probe import PROBE
 from lynx_moe.export.verify import TOLERANCE, changed_files, read_manifest
 
@@ -57,9 +58,7 @@ def take_back(folder: str | os.PathLike, *, out: str | os.PathLike, base: str | 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputExistsError(f"{out} exists", why="it is not empty", fix="choose another folder")
     given = None if base is None else load_base(base)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with claimed(out, overwrite=False) as aside:
         exported = vllm.read_tensors(folder) if manifest["route"] == "vllm" else _load(folder).state_dict()
         model, report = _restore(folder, manifest, exported, given, aside / BASE)
         if given is not None:
@@ -67,11 +66,7 @@ def take_back(folder: str | os.PathLike, *, out: str | os.PathLike, base: str | 
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(base or out / BASE)
         model.save_pretrained(aside / ADAPTER, save_embedding_layers=False)
-        # mkdtemp makes folders private; what is inside them is no more secret than the export was.
-        aside.chmod(folder.stat().st_mode)
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        give_name(aside, out)
     return {"path": str(out), "base": "written" if base is None else str(base), **report}
 
 

@@ -11,8 +11,8 @@ from lynx_moe.data import target_text
 from lynx_moe.data.records import Picture, Record, Step
 from lynx_moe.errors import ConfigError
 from lynx_moe.evaluation import MEASURES, Answered, compare, mcnemar_p, normalise, print_report, report_table
-from lynx_moe.evaluation.grounding import is_absent, matched
 from lynx_moe.evaluation.answered import named_pictures
+from lynx_moe.evaluation.grounding import is_absent, matched
 from lynx_moe.families.dialects import PercentDialect
 from lynx_moe.grounding import iou
 from synth.languages import LANGUAGES, load_pack

@@ -1,8 +1,8 @@
 """What a protocol is: items read from a benchmark's own files, a verdict on each, and numbers over all of them.
 
-A protocol never sees the model. It says what is to be asked (`Item.asks`), judges what came back row by row, and sums up
-rows that may have been read back from disk: so a run can stop anywhere and go on, and numbers can be made again without
-a model.
+A protocol never sees the model. It says what is to be asked (`Item.asks`), judges what came back row by row, and sums
+up rows that may have been read back from disk: so a run can stop anywhere and go on, and numbers can be made again
+without a model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Write:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """The model says how well `text` fits the picture; how it says so is the run's choice (`lynx_moe.evaluation.scoring`).
+    """The model says how well `text` fits the picture; how is the run's choice (`lynx_moe.evaluation.scoring`).
 
     `question` is what a scorer that can be told what matters is told; `image_id` is the same for the same picture.
     """
@@ -56,8 +56,10 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What came back for one ask: of `Write` the text, how its final part reads, and a confidence for each of its boxes;
-    of `Score` the score alone, where higher means fits better.
+    """What came back for one ask.
+
+    Of `Write` the text, how its final part reads, and a confidence for each of its boxes; of `Score` the score alone,
+    where higher means fits better.
     """
 
     text: str = ""
