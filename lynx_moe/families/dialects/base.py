@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from lynx_moe.errors import DialectError
 from lynx_moe.families.dialects.geometry import Geometry, Size
+from lynx_moe.families.dialects.grammar import Grammar, derive
 from lynx_moe.grounding import Box
 from lynx_moe.registry import Registry
 
@@ -26,7 +27,8 @@ class Parsed:
     places in the text. `points` (x, y) and `polygons` (lists of points), in original pixels, are what else the
     dialect's own spelling says. `errors` counts by kind what looked like a place and was none: "unparseable",
     "out_of_range" (a number the frame does not have, or a box wholly in the padding), "inverted" (corners not in
-    order).
+    order). `mask_codes` has, of a spelling that puts the codes of a mask behind a box (PaliGemma), one tuple per box,
+    empty where there were none; of others it is empty.
     """
 
     boxes: list[Box] = field(default_factory=list)
@@ -34,6 +36,7 @@ class Parsed:
     spans: list[tuple[int, int]] = field(default_factory=list)
     points: list[tuple[float, float]] = field(default_factory=list)
     polygons: list[list[tuple[float, float]]] = field(default_factory=list)
+    mask_codes: list[tuple[int, ...]] = field(default_factory=list)
 
 
 class Dialect(ABC):
@@ -42,14 +45,22 @@ class Dialect(ABC):
     Attributes:
         name: the registered name.
         families: model types that were pretrained to write boxes so.
-        marks: the special tokens that its spelling needs; a model's answer is read with these left in.
-        quantum: the smallest difference the spelling can carry, as a fraction of the window's side.
+        marks: the special tokens that its spelling needs; a model's answer is read with these left in. A string is one
+            token, a compiled pattern stands for all tokens that it matches in full (`<loc0000>` to `<loc1023>`).
+        quantum: how far a written corner may lie from the true one, as a fraction of the frame's side: the smallest
+            difference the spelling can carry, unless the class says otherwise.
+        of_picture: the frame is the picture itself, whatever the processor does; else it is what the model sees.
+        writes_boxes: False where the family was taught points only; `encode` and `grammar` then raise.
+        coordinates: finds, in the text of a box, the part that holds its numbers and no others.
     """
 
     name: str = ""
     families: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
+    marks: tuple[str | re.Pattern[str], ...] = ()
     quantum: float
+    of_picture: bool = False
+    writes_boxes: bool = True
+    coordinates: re.Pattern[str] = re.compile(r"[\[(]\s*[0-9.]+(?:[\s,()\[\]]+[0-9.]+){3}")
 
     def __init__(self, geometry: Geometry | None = None):
         self.geometry = geometry or Geometry()
@@ -62,6 +73,15 @@ class Dialect(ABC):
             FamilyError: the processor's padding cannot be placed.
         """
         return cls(Geometry.from_processor(processor))
+
+    def frame(self, size: Size) -> tuple[float, float, float, float]:
+        """Where the numbers 0 and 1 (or 0 and 1000 ..) lie: `(left, top, width, height)` in original pixels."""
+        return (0.0, 0.0, float(size[0]), float(size[1])) if self.of_picture else self.geometry.window(size)
+
+    def resolution(self, size: Size) -> tuple[float, float]:
+        """How far a written corner may lie from the true one, in original pixels, along x and along y."""
+        _, _, width, height = self.frame(size)
+        return self.quantum * width, self.quantum * height
 
     @abstractmethod
     def encode(self, box: Iterable[float], size: Size) -> str:
@@ -101,6 +121,16 @@ class Dialect(ABC):
             why="models that speak it were never taught outlines in text",
             fix="use a dialect that writes them, or masks by another way",
         )
+
+    def grammar(self, size: Size) -> Grammar:
+        """The boxes that `encode` can write on a picture of `size` (width, height), for constrained decoding.
+
+        It is derived from what `encode` writes for the whole picture, with and without a label.
+
+        Raises:
+            DialectError: this dialect writes no boxes, or not as four numbers between fixed marks.
+        """
+        return derive(self, size)
 
     def render(
         self,

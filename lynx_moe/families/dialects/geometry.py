@@ -1,8 +1,8 @@
 """What an image processor does to a picture, as the window of the picture that the model then sees.
 
-Every step that matters (pad to a square, resize, crop from the centre) keeps axes straight, so all of them together
-are one rectangle in original pixels: larger than the picture where it was padded, smaller where it was cropped. Box
-dialects measure in fractions of that window, which stays right whatever the resolution is.
+Every step that matters (pad, resize, crop from the centre) keeps axes straight, so all of them together are one
+rectangle in original pixels: larger than the picture where it was padded, smaller where it was cropped. A dialect
+measures in fractions of that window or of the picture itself; both stay right whatever the resolution is.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from lynx_moe.errors import FamilyError
+from lynx_moe.families.dialects.corner_padding import CornerPadding, Size, corner_padding
 from lynx_moe.grounding import Box
-
-Size = tuple[int, int]
 
 # An image processor with one of these shows the model tiles or patches of the whole picture; their padding has no
 # meaning in a box, because these families count in fractions (or pixels) of the picture itself.
@@ -39,6 +38,7 @@ class Geometry:
         resize: `{"shortest_edge": s}`, `{"shortest_edge": s, "longest_edge": l}`, `{"height": h, "width": w}` or
             `{"max_height": h, "max_width": w}`; only matters before a crop. None leaves the size alone.
         crop: `(height, width)` cut from the centre of the resized picture, or None.
+        corner: how the picture is put into the upper left corner of a larger canvas, or None; nothing else is done.
 
     >>> Geometry(pad_square=True).window((100, 60))
     (0.0, -20.0, 100.0, 100.0)
@@ -47,6 +47,7 @@ class Geometry:
     pad_square: bool = False
     resize: dict[str, int] | None = None
     crop: tuple[int, int] | None = None
+    corner: CornerPadding | None = None
 
     @classmethod
     def from_processor(cls, processor: object) -> Geometry:
@@ -58,6 +59,9 @@ class Geometry:
             FamilyError: the processor pads in a way that nothing here can place.
         """
         images = getattr(processor, "image_processor", processor)
+        corner = corner_padding(images)
+        if corner is not None:
+            return cls(corner=corner)
         if any(getattr(images, mark, None) is not None for mark in TILING_MARKS):
             return cls()
         pads = bool(getattr(images, "do_pad", False))
@@ -84,6 +88,8 @@ class Geometry:
 
         Rounding follows transformers' image backends, so it is exact wherever the crop lies inside the resized picture.
         """
+        if self.corner is not None:
+            return 0.0, 0.0, *self.corner(size)
         width, height = size
         left = top = 0.0
         if self.pad_square:

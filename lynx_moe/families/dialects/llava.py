@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from lynx_moe.families.dialects.base import DIALECTS
 from lynx_moe.families.dialects.brackets import BracketDialect
 
@@ -13,7 +11,7 @@ class LlavaDialect(BracketDialect):
     """Fractions of what the model sees: LLaVA's padded square, or the centre crop if the checkpoint's processor crops.
 
     The original code padded to a square; a checkpoint whose processor crops instead never shows the model that
-    square, so the frame follows the processor.
+    square, so the frame follows the processor. A point in two numbers is our choice.
 
     >>> LlavaDialect().encode((10, 20, 30, 40), (100, 100))
     '[0.10, 0.20, 0.30, 0.40]'
@@ -22,11 +20,5 @@ class LlavaDialect(BracketDialect):
     name = "llava"
     families = ("llava",)
     steps = 100
+    decimals = 2
     quantum = 0.01
-    number = re.compile(r"-?[0-9]{1,9}(?:\.[0-9]{1,9})?")
-
-    def spell(self, multiple: int) -> str:
-        return f"{multiple / 100:.2f}"
-
-    def read(self, text: str) -> float:
-        return float(text)

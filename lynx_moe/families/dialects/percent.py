@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from lynx_moe.families.dialects.base import DIALECTS
 from lynx_moe.families.dialects.brackets import BracketDialect
 
@@ -11,7 +9,7 @@ from lynx_moe.families.dialects.brackets import BracketDialect
 @DIALECTS.register("percent")
 class PercentDialect(BracketDialect):
     """Integers 0 to 100 of what the model sees: the padded square if the processor pads, the crop if it crops, else
-    the picture.
+    the picture. A point in two numbers is our choice.
 
     >>> from lynx_moe.families.dialects.geometry import Geometry
     >>> percent = PercentDialect(Geometry(pad_square=True))
@@ -24,10 +22,3 @@ class PercentDialect(BracketDialect):
     name = "percent"
     steps = 100
     quantum = 0.01
-    number = re.compile(r"-?[0-9]{1,9}")
-
-    def spell(self, multiple: int) -> str:
-        return str(multiple)
-
-    def read(self, text: str) -> float:
-        return int(text) / 100
