@@ -11,6 +11,7 @@ import numpy as np
 
 from synth.languages import load_pack
 from synth.languages.say import SayAll
+from synth.masks import mask_faults
 from synth.record import mask_of_runs
 from synth.scene import Caption, Obj, Question, Region, Relation, Scene
 from synth.tasks import TASKS
@@ -18,10 +19,11 @@ from synth.tasks import TASKS
 _PIXELS = 1e-6  # what a box may lose on its way through a file
 
 
-def faults(record: dict, scene: Scene | None, *more: Scene) -> Iterator[str]:
+def faults(record: dict, scene: Scene | None, *more: Scene, masks: bool = False) -> Iterator[str]:
     """Yield what is wrong with a record about ``scene`` (as its source gave it; None for a record without picture).
 
-    ``more`` are the scenes of the further pictures of a record about several, in their order.
+    ``more`` are the scenes of the further pictures of a record about several, in their order. ``masks`` says whether
+    the data was made with masks=true: every box then has a mask or None, each held against its box and its thing.
 
     The task's ``tell`` speaks again from ``record["facts"]``: it returns nothing where the scene does not bear the
     facts out, and answer, steps and boxes must be what it says. The question must be one of the pack's wordings of
@@ -75,6 +77,7 @@ def faults(record: dict, scene: Scene | None, *more: Scene) -> Iterator[str]:
             yield f"boxes of step {k} lie in picture {found['picture']}, not {step.picture}"
         if list(found["objects"]) != list(step.objects):
             yield f"objects of step {k} are {found['objects']}, not {step.objects}"
+    yield from mask_faults(record, [scene, *more] if scene else [], masks)
 
 
 def _same(found: list, told: list) -> bool:

@@ -17,8 +17,9 @@ def check_folder(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
     Raises ``SourceError`` when the folder holds no finished dataset.
     """
-    finished(folder)
+    splits = finished(folder)["splits"]
     for records in sorted((folder / "records").glob("*.parquet")):
+        masks = splits[records.name.partition("-")[0]]["settings"].get("masks", False)
         images = pq.ParquetFile(folder / "images" / records.name)
         columns = [name for name in images.schema_arrow.names if name != "image"]
         scenes = {
@@ -28,4 +29,6 @@ def check_folder(folder: Path) -> Iterator[tuple[str, list[str]]]:
         for batch in pq.ParquetFile(records).iter_batches():
             for record in batch.to_pylist():
                 found = [scenes.get(image_id) for image_id in named_pictures(record)]
-                yield record["id"], ["its picture is lost"] if None in found else list(faults(record, *found or [None]))
+                lost = None in found
+                told = ["its picture is lost"] if lost else list(faults(record, *found or [None], masks=masks))
+                yield record["id"], told

@@ -35,9 +35,10 @@ def export_coco(folder: str | Path, *, size: int = 50, split: str = "val", seed:
         images.append({"id": scene.index, "file_name": name, **size, "license": 1})
         for obj in scene.objects:
             x1, y1, _, _ = obj.box
+            seen = obj.runs()
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": scene.index, "category_id": categories[obj.phrase],
-                 "bbox": [x1, y1, obj.width, obj.height], "area": obj.area, "iscrowd": 0}
+                 "bbox": [x1, y1, obj.width, obj.height], "segmentation": seen.coco(), "area": seen.area, "iscrowd": 0}
             )  # fmt: skip
     content = {
         "licenses": [{"id": 1, "name": LICENCE}],

@@ -22,9 +22,9 @@ from synth.sources import source_kind
 PARTIAL = ".partial"  # shards of unfinished splits
 _PACKAGE = Path(__file__).parent
 _CONTENT = (  # code that decides content
-    "assets", "check.py", "compose.py", "engines", "languages", "quality/even.py", "quality/evaluation_set.py",
-    "quality/gate.py", "quality/hashes.py", "quality/near.py", "record.py", "render.py", "scene.py", "shard.py",
-    "sources", "tasks",
+    "assets", "check.py", "compose.py", "engines", "languages", "masks.py", "quality/even.py",
+    "quality/evaluation_set.py", "quality/gate.py", "quality/hashes.py", "quality/near.py", "record.py", "render.py",
+    "rle.py", "scene.py", "shard.py", "sources", "tasks",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def code_hash() -> str:
 def describe(settings: Settings) -> dict:
     """Return everything that decides a split's bytes; not the folder, the number of workers or ``overwrite``."""
     named = ("source", "size", "split", "seed", "language", "questions_per_image", "grounding_share", "shard_size",
-             "images", "difficulty", "balance", "licences", "engine")  # fmt: skip
+             "images", "masks", "difficulty", "balance", "licences", "engine")  # fmt: skip
     # ``against`` is told by what its folders hold: see synth.make
     chosen = {name: getattr(settings, name) for name in named}
     fingerprint = source_kind(settings.source).fingerprint(settings)
@@ -197,6 +197,8 @@ def _card(splits: dict) -> str:
     licences = sorted({licence for entry in splits.values() for licence in entry["licences"]})
     joined = "`image_id` (empty: no picture) and, where they are about several, by `more_image_ids`"
     lines += ["", f"Boxes are original pixels, xyxy. `records` join `images` by {joined}.", ""]
+    if any(entry["settings"].get("masks") for entry in splits.values()):
+        lines += ["`masks` are of the boxes, in order, null where not known: what `pycocotools.mask.decode` takes.", ""]
     lines += ["Licences of the pictures:", *(f"- {licence}" for licence in licences), ""]
     lines += ["```python", "import datasets", 'records = datasets.load_dataset("this folder", "records")', "```"]
     return "\n".join([*lines, ""])

@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 
 from synth.errors import RecordError
+from synth.scene import OutlineError
 
 FORMAT = 3
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
@@ -23,9 +24,11 @@ ANY_PLACE = re.compile(r"\{(?:box|point):\d+\}")  # what texts of others may not
 _EDGE = 1e-3  # pixels a box may reach past the picture's edge through rounding
 
 _BOXES = pa.list_(pa.list_(pa.float64()))
+_MASKS = pa.list_(pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())]))  # as pycocotools takes them
 _STEP = pa.struct(
-    [("text", pa.string()), ("boxes", _BOXES), ("objects", pa.list_(pa.string())), ("picture", pa.int32())]
-)
+    [("text", pa.string()), ("boxes", _BOXES), ("objects", pa.list_(pa.string())), ("picture", pa.int32()),
+     ("masks", _MASKS)]
+)  # fmt: skip
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the layout of datasets.Image
 
 RECORDS = pa.schema(
@@ -34,7 +37,7 @@ RECORDS = pa.schema(
      ("source", pa.string()), ("split", pa.string()), ("licence", pa.string()), ("seed", pa.string()),
      ("facts", pa.string()), ("language", pa.string()), ("engine", pa.string()), ("question_boxes", _BOXES),
      ("question_points", _BOXES), ("difficulty", pa.int32()), ("more_image_ids", pa.list_(pa.string())),
-     ("picture", pa.int32())]
+     ("picture", pa.int32()), ("masks", _MASKS), ("question_masks", _MASKS)]
 )  # fmt: skip
 
 _LISTS = ("captions", "relations", "regions", "questions")  # of a scene
@@ -85,7 +88,7 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
     objects = [
         {"id": o.id, "name": o.name, "kind": o.kind, "box": [float(v) for v in o.box],
          "attributes": _as_json(o.attributes), "traits": list(o.traits), "depth": o.depth, "confidence": o.confidence,
-         "mask": [] if link or (mask := o.pixels()) is None else run_lengths(mask)}
+         "mask": [] if link else _along_rows(o)}
         for o in scene.objects
     ]  # fmt: skip
     said = {name: getattr(scene, name) for name in ("background", "complete", "exhaustive", "vocabulary", "colours")}
@@ -95,6 +98,16 @@ def make_picture(scene: Any, image_id: str, *, link: bool = False) -> dict:
         "image_id": image_id, "image": image, "width": scene.width, "height": scene.height, "objects": objects,
         "scene": _as_json(said),
     }  # fmt: skip
+
+
+def _along_rows(obj: Any) -> list[int]:
+    if isinstance(obj.mask, np.ndarray):
+        return run_lengths(obj.mask)
+    try:
+        runs = obj.runs()
+    except OutlineError:  # the box is true all the same; a mask is an extra
+        return []
+    return [] if runs is None else runs.along_rows()
 
 
 def table(rows: list[dict], schema: pa.Schema) -> pa.Table:
@@ -161,12 +174,14 @@ def make_record(
     """Return the row for the ``k``-th draft that ``task`` made of ``scene``; ``seed`` is the stream key of the task.
 
     ``more`` are the further scenes of a task about several pictures; such a row has the licences of all of them.
+    Masks of its boxes are added by `synth.masks`, where they are asked for.
     """
     licences = [part for each in (scene, *more) for part in each.licence.split("; ")] if more else [scene.licence]
     return {
         "id": f"{split}/{scene.source}/{scene.index}/{task}/{k}", "image_id": image_id, "question": draft.question,
         "steps": [
-            {"text": s.text, "boxes": [*map(list, s.boxes)], "objects": list(s.objects), "picture": s.picture}
+            {"text": s.text, "boxes": [*map(list, s.boxes)], "objects": list(s.objects), "picture": s.picture,
+             "masks": []}
             for s in draft.steps
         ],
         "answer": draft.answer, "boxes": [*map(list, draft.boxes)], "phrase": draft.phrase, "task": task, "kind": kind,
@@ -175,6 +190,7 @@ def make_record(
         "question_boxes": [*map(list, draft.question_boxes)],
         "question_points": [*map(list, draft.question_points)], "difficulty": draft.difficulty,
         "more_image_ids": [image_id_of(each, split) for each in more], "picture": draft.picture,
+        "masks": [], "question_masks": [],
     }  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
+from synth.rle import Runs
+
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 PAINTED = re.compile(r'word "([^"]+)"')  # the name of an object of kind "text", with what it says
@@ -23,12 +25,16 @@ def iou(one: Box, other: Box) -> float:
     return width * height / union if union > 0 else 0.0  # of sides near 1e-200 there is no product
 
 
+class OutlineError(ValueError):
+    """An object has an outline, and it cannot be drawn; its box may be true all the same."""
+
+
 @dataclass(kw_only=True)
 class Obj:
     """One thing in a picture; it is not changed once made, so what is derived of it is derived once.
 
     ``box`` is the visible extent, xyxy, in original pixels; ``mask`` the visible pixels as a boolean (height, width)
-    array when the source knows them, or what makes it when called (see ``pixels``);
+    array when the source knows them, or what gives it or its runs when called (see ``pixels`` and ``runs``);
     ``kind`` is "thing", "shape" or "text": a word painted on the picture, named as ``PAINTED`` has it, what it says in
     the attribute "text". ``attributes`` maps words like "colour" and "size" to words like "red";
     ``traits`` are words said of the object that the source does not sort ("wooden", "parked"); ``depth`` is the
@@ -42,7 +48,7 @@ class Obj:
     kind: str = "thing"
     attributes: dict[str, str] = field(default_factory=dict)
     visible: float = 1.0
-    mask: np.ndarray | Callable[[], np.ndarray | None] | None = None
+    mask: np.ndarray | Callable[[], np.ndarray | Runs | None] | None = None
     traits: tuple[str, ...] = ()
     depth: float | None = None
     confidence: float | None = None
@@ -55,8 +61,17 @@ class Obj:
         return f"{colour}{self.between}{self.name}" if colour else self.name
 
     def pixels(self) -> np.ndarray | None:
-        """The mask, drawn now if the source has only its outline."""
-        return self.mask() if callable(self.mask) else self.mask
+        """The mask, drawn now if the source has only its outline; None also where that cannot be drawn."""
+        try:
+            mask = self.mask() if callable(self.mask) else self.mask
+        except OutlineError:
+            return None
+        return mask.pixels() if isinstance(mask, Runs) else mask
+
+    def runs(self) -> Runs | None:
+        """The mask as run lengths, None where nobody knows it; raises ``OutlineError`` for one that cannot be drawn."""
+        mask = self.mask() if callable(self.mask) else self.mask
+        return Runs.of(mask) if isinstance(mask, np.ndarray) else mask
 
     @cached_property
     def centre(self) -> tuple[float, float]:

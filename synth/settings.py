@@ -71,7 +71,13 @@ class Settings:
     overwrite: bool = field(default=False, metadata={"help": "replace this split in a folder made with other settings"})
     images: str = field(
         default="embed",
-        metadata={"help": "embed: pictures and masks are stored; link: only paths of pictures, which are not opened"},
+        metadata={
+            "help": "embed: pictures are stored, with what their things cover; link: only paths, no picture is opened"
+        },
+    )
+    masks: bool = field(
+        default=False,
+        metadata={"help": "give every box the visible pixels of its thing, where the source knows them"},
     )
     folder: FolderOptions = field(
         default_factory=FolderOptions, metadata={"help": "options of the sources that read an annotated folder"}
@@ -154,6 +160,11 @@ class Settings:
             raise SettingsError(
                 f"images={self.images!r} is unknown", why="pictures are stored (embed) or named by their path (link)",
                 fix="images=embed or images=link",
+            )  # fmt: skip
+        if self.masks and self.engine == "teacher":
+            raise SettingsError(
+                "masks=true, but engine=teacher knows boxes only", why="a model told it what is in the pictures",
+                fix="masks=false, or an annotated source with outlines",
             )  # fmt: skip
         if self.difficulty is not None and not is_range(self.difficulty, 1, 5):
             raise SettingsError(

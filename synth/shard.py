@@ -19,6 +19,7 @@ from synth.engines import open_engine
 from synth.engines.base import Made
 from synth.errors import disk_trouble
 from synth.languages import load_pack
+from synth.masks import SceneMasks, add_masks, count_masks
 from synth.quality.even import Asked, even
 from synth.quality.gate import Gate
 from synth.record import IMAGES, RECORDS, check_record, image_id_of, make_picture, make_record, named_pictures, table
@@ -119,7 +120,7 @@ def make_shard(
     once per scene, ``tick(0)`` while the engine waits.
     """
     names = settings.task_names()
-    counts, refused, thinned, quarantined, licences = (Counter() for _ in range(5))
+    counts, refused, thinned, quarantined, licences, masked = (Counter() for _ in range(6))
     kept = _evened(source, gate, settings, indices, names) if settings.balance else None
     faults: list[list[str]] = []
     pictures = 0
@@ -155,6 +156,7 @@ def make_shard(
 
     made: dict[str, dict | None] = {}  # pictures of the scenes at hand, None for a bad one; and which are written
     stored: set[str] = set()
+    masks: dict[str, SceneMasks] = {}
 
     def picture_of(scene: Scene, image_id: str) -> dict | None:
         if image_id not in made:
@@ -177,6 +179,11 @@ def make_shard(
             bad = {name for name in dict.fromkeys(named) if picture_of(by_id[name], name) is None}
             rows = [row for row in rows if own not in bad and bad.isdisjoint(named_pictures(row))]
             for row in rows:
+                if settings.masks:
+                    for name in set(named_pictures(row)) - masks.keys():
+                        masks[name] = SceneMasks(by_id[name], quarantine)
+                    add_masks(row, [masks[name] for name in named_pictures(row)])
+                    masked.update(count_masks(row))
                 write_records(row)
                 counts[row["task"]] += 1
                 licences[row["licence"]] += 1
@@ -186,11 +193,12 @@ def make_shard(
                     write_image(made[name])
                     pictures += 1
             made.pop(own, None)
+            masks.pop(own, None)
             stored.discard(own)
     return {
         "pictures": pictures, "counts": dict(counts), "refused": {k: v for k, v in refused.items() if v},
         "thinned": dict(thinned), "quarantined": dict(quarantined), "faults": faults,
-        "licences": {k: v for k, v in licences.items() if v}, **engine.report(),
+        "licences": {k: v for k, v in licences.items() if v}, "masks": dict(masked), **engine.report(),
         "sha256": {"records": sha256_of(records), "images": sha256_of(images)},
     }  # fmt: skip
 

@@ -77,6 +77,8 @@ def make(settings: Settings, *, console: Console | None = None) -> dict:
     manifest = folder.publish(out, settings.split, entry, work, final)
     records, pictures = sum(entry["counts"].values()), entry["pictures"]
     console.print(f"{out}: split {settings.split!r} has {records} records over {pictures} pictures")
+    if settings.masks:
+        console.print(f"  masks: {entry['masks'].get('masks', 0)} of {entry['masks'].get('boxes', 0)} boxes have one")
     for reason, number in sorted(entry["quarantined"].items()):
         console.print(f"  quarantined: {number} x {reason}")
     for reason, number in sorted(entry["rejected"].items()):
@@ -115,7 +117,7 @@ def _kept(work: Path, k: int, final: dict[str, Path]) -> bool:
 
 def _sum(reports: list[dict], source_faults: Iterable[Fault]) -> dict:
     """Add up the shards' reports and the faults which the source has outside of any picture."""
-    names = ("counts", "refused", "thinned", "quarantined", "licences", "rejected", "confidence")
+    names = ("counts", "refused", "thinned", "quarantined", "licences", "masks", "rejected", "confidence")
     total = {name: Counter() for name in names}
     for report in reports:
         for name, counter in total.items():

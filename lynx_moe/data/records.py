@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,24 +22,27 @@ from PIL import Image
 
 from lynx_moe.data.linked import linked_bytes, open_linked
 from lynx_moe.errors import RecordError
+from lynx_moe.grounding import Mask
 
 NO_PICTURE = -1
 
 Corners = tuple[float, float, float, float]
 Point = tuple[float, float]
+Masks = tuple[Mask | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One sentence of a stepwise answer; `{box:k}` in the text is the k-th of `boxes` (original pixels, xyxy).
 
-    `picture` is which of the record's pictures, from 0, they lie in.
+    `picture` is which of the record's pictures, from 0, they lie in. `masks` are as those of a `Record`.
     """
 
     text: str
     boxes: tuple[Corners, ...] = ()
     objects: tuple[str, ...] = ()
     picture: int = 0
+    masks: Masks = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class Record:
     `size` is (width, height) of the picture, None for a text-only record. `image()` decodes the picture anew on each
     call. `more` are the second picture and those after it; `boxes` lie in picture number `picture`, from 0, and
     `question_boxes` in the first.
+    `masks` has, for each of `boxes`, the visible pixels of the thing, or None where nobody knows them; `question_masks`
+    the same for `question_boxes`. Those of a record that was read are decoded by `Mask.array()`, not before.
     """
 
     id: str
@@ -80,6 +86,8 @@ class Record:
     load: Callable[[], Image.Image] | None = field(default=None, repr=False, compare=False)
     more: tuple[Picture, ...] = ()
     picture: int = 0
+    masks: Masks = ()
+    question_masks: Masks = ()
 
     @property
     def has_image(self) -> bool:
@@ -170,6 +178,7 @@ class RecordSet(Sequence[Record]):
             raise IndexError(f"record {index} of {len(self)}")
         row = self._records[int(self._rows[index])]
         pictures = self.pictures(index)
+        sizes = tuple(map(self._size, pictures))
         return Record(
             id=row["id"],
             image_id=row["image_id"],
@@ -178,7 +187,13 @@ class RecordSet(Sequence[Record]):
             kind=row["kind"],
             task=row["task"],
             steps=tuple(
-                Step(s["text"], _corners(s["boxes"]), tuple(s.get("objects") or ()), s.get("picture") or 0)
+                Step(
+                    text=s["text"],
+                    boxes=_corners(s["boxes"]),
+                    objects=tuple(s.get("objects") or ()),
+                    picture=s.get("picture") or 0,
+                    masks=_masks(s, sizes, row["id"]),
+                )
                 for s in row["steps"] or ()
             ),
             boxes=_corners(row["boxes"]),
@@ -189,13 +204,15 @@ class RecordSet(Sequence[Record]):
             split=row["split"],
             licence=row["licence"],
             seed=str(row.get("seed") or ""),
-            size=self.size(index),
+            size=sizes[0] if sizes else None,
             load=partial(self._decode, pictures[0]) if pictures else None,
             more=tuple(
-                Picture(image_id, self._size(k), partial(self._decode, k))
-                for image_id, k in zip(row.get("more_image_ids") or (), pictures[1:], strict=True)
+                Picture(image_id, size, partial(self._decode, k))
+                for image_id, size, k in zip(row.get("more_image_ids") or (), sizes[1:], pictures[1:], strict=True)
             ),
             picture=row.get("picture") or 0,
+            masks=_masks(row, sizes, row["id"]),
+            question_masks=_masks(row, sizes, row["id"], boxes="question_boxes", masks="question_masks"),
         )
 
     def __iter__(self) -> Iterator[Record]:
@@ -281,3 +298,22 @@ class RecordSet(Sequence[Record]):
 def _corners(places: Sequence[Sequence[float]] | None) -> tuple[tuple[float, ...], ...]:
     """Boxes or points; folders made before there were any lack the column, which is none of them."""
     return tuple(tuple(float(value) for value in place) for place in places or ())
+
+
+def _masks(
+    part: Mapping[str, Any], sizes: Sequence[tuple[int, int]], id: str, *, boxes: str = "boxes", masks: str = "masks"
+) -> Masks:
+    """One mask or None for each box of a part of a row; folders made before there were any, or without, have none."""
+    stored, wanted = part.get(masks), len(part.get(boxes) or ())
+    if not stored:
+        return (None,) * wanted
+    picture = (part.get("picture") or 0) if masks == "masks" else 0  # what a question shows lies in the first
+    size = sizes[picture] if picture < len(sizes) else None
+    found = tuple(mask and Mask.of_coco(mask) for mask in stored)
+    if len(found) != wanted or any(mask and mask.size != size for mask in found):
+        raise RecordError(
+            f"the masks of record {id!r} are not those of its boxes",
+            why=f"{len(found)} masks for {wanted} boxes, or one of another size than the picture's {size}",
+            fix="make the data again",
+        )
+    return found

@@ -20,6 +20,7 @@ from PIL import Image
 from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.prompts import NO_SIZE, STEPWISE_SUFFIX, messages, question_text, step_starts, target_text
 from lynx_moe.data.records import Record
+from lynx_moe.data.targets import Target, TargetMaker, Told
 from lynx_moe.errors import FamilyError, RecordError
 from lynx_moe.families.dialects import Dialect
 
@@ -36,6 +37,7 @@ class Tokens:
     learned and begins at `answer_at`; of a stepwise one the first `given` tokens may be given instead, as the steps
     before the one that is learned. `in_box` (L,) says which tokens spell a box of the answer, `in_step` (L,) int8
     which step of a stepwise grounding answer a token belongs to (1, 2, .., `ANSWER`; 0: none); None unless asked for.
+    `targets` are what objectives beside the answer ask for.
     """
 
     ids: np.ndarray
@@ -45,6 +47,7 @@ class Tokens:
     given: int = 0
     in_box: np.ndarray | None = None
     in_step: np.ndarray | None = None
+    targets: tuple[Target, ...] = ()
 
     @property
     def picture_at(self) -> int | None:
@@ -60,27 +63,40 @@ class SampleBuilder:
         dialect: how boxes are written.
         mark_boxes: give samples `in_box` as well, for a loss that weighs the tokens of boxes.
         mark_steps: give samples `in_step` as well, for a loss that weighs steps, or to cut answers into them.
+        targets: give samples what these make as well, for objectives beside the answer.
 
     Raises:
-        FamilyError: the processor has no chat template or no picture token; or boxes or steps are to be marked, and its
-            tokenizer does not say which characters a token stands for.
+        FamilyError: the processor has no chat template or no picture token; or boxes or steps are to be marked or
+            targets made, and its tokenizer does not say which characters a token stands for.
     """
 
-    def __init__(self, processor, dialect: Dialect, *, mark_boxes: bool = False, mark_steps: bool = False):
+    def __init__(
+        self,
+        processor,
+        dialect: Dialect,
+        *,
+        mark_boxes: bool = False,
+        mark_steps: bool = False,
+        targets: Sequence[TargetMaker] = (),
+    ):
         self.processor = processor
         self.dialect = dialect
         self.tokenizer = processor.tokenizer
         self.mark_boxes = mark_boxes
         self.mark_steps = mark_steps
-        if (mark_boxes or mark_steps) and not self.tokenizer.is_fast:
+        self.targets = tuple(targets)
+        if (mark_boxes or mark_steps or targets) and not self.tokenizer.is_fast:
+            what = "box" if mark_boxes else "step" if mark_steps else "phrase"
             raise FamilyError(
-                f"{type(self.tokenizer).__name__} cannot tell which tokens spell a {'box' if mark_boxes else 'step'}",
+                f"{type(self.tokenizer).__name__} cannot tell which tokens spell a {what}",
                 why="only tokenizers of the tokenizers library know the characters behind a token",
-                fix="load the fast tokenizer of this family, or leave objective.box_weight, stepwise and step_weights",
+                fix="load the fast tokenizer of this family, or leave objective.box_weight, stepwise and step_weights "
+                "and the objectives beside the answer",
             )
         # PaliGemma's processor alone takes a prompt and its answer ("suffix") apart.
         self._is_prefix_model = "suffix" in inspect.signature(processor.__call__).parameters
         self._picture_ids: dict[tuple[int, int], np.ndarray] = {}
+        self._picture_targets: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         self._token_types: tuple[str, ...] | None = None
         if getattr(processor, "chat_template", None) is None and getattr(self.tokenizer, "chat_template", None) is None:
             raise FamilyError(
@@ -102,8 +118,8 @@ class SampleBuilder:
 
         Returns:
             `input_ids`, `labels` (-100 outside the answer), `attention_mask`, `is_grounding` and, if asked for,
-            `in_box` and `in_step`, each (L,), with the processor's own token types if it has them; and, when there are
-            pictures, what the image processor returns for them, joined along the first axis.
+            `in_box`, `in_step` and targets, each (L,), with the processor's own token types if it has them; and, when
+            there are pictures, what the image processor returns for them, joined along the first axis.
 
         Raises:
             DialectError: a box of the record cannot be written. RecordError: the text cannot be tokenised as a sample.
@@ -149,8 +165,31 @@ class SampleBuilder:
             "attention_mask": torch.ones(len(ids), dtype=torch.long),
             "is_grounding": torch.full((len(ids),), tokens.is_grounding),
             **marked,
+            **self._targets(tokens, sizes, len(ids)),
             **self.token_types(ids, answer_at),
         }
+
+    def _targets(self, tokens: Tokens, sizes: Sequence[tuple[int, int]], length: int) -> dict[str, torch.Tensor]:
+        """(L,) each target that was asked for, those of the pictures' tokens with them."""
+        if not self.targets:
+            return {}
+        found = {name: torch.zeros(length, dtype=t) for maker in self.targets for name, t in maker.names.items()}
+        before = np.zeros(len(tokens.ids), dtype=np.int64)  # tokens that pictures add before each one
+        for at, size in zip(tokens.pictures_at, sizes, strict=True):
+            count, start = len(self.picture_ids(size)), at + before[at]
+            for name, values in self._of_picture(size).items():
+                found[name][start : start + count] = torch.from_numpy(values[:count])
+            before[at + 1 :] += count - 1
+        for target in tokens.targets:
+            for name, value in target.values.items():
+                found[name][target.place + before[target.place]] = value
+        return found
+
+    def _of_picture(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        if size not in self._picture_targets:
+            made = [maker.of_picture(self.processor, size) for maker in self.targets]
+            self._picture_targets[size] = {name: values for each in made for name, values in each.items()}
+        return self._picture_targets[size]
 
     def token_types(self, ids: np.ndarray, answer_at: int | None = None) -> dict[str, torch.Tensor]:
         """The processor's own per-token types of `ids` (L,), for processors that give them; else nothing.
@@ -172,7 +211,11 @@ class SampleBuilder:
 
     def pixels(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """What the image processor makes of one picture, all that the model takes."""
-        made = self.processor.image_processor(images=image, return_tensors="pt")
+        # A processor has settings of its own for pictures (InternVL's cuts them into tiles whatever its image processor
+        # says), by which it also counts their tokens.
+        own = getattr(self.processor, "images_kwargs", {})
+        how = {name: value for name, value in own.items() if not name.startswith("return_")}
+        made = self.processor.image_processor(images=image, return_tensors="pt", **how)
         dropped = set(getattr(self.processor, "unused_input_names", ()))
         return {name: value for name, value in made.items() if name not in dropped}
 
@@ -196,13 +239,13 @@ class SampleBuilder:
         full = None if answer is None else self._render(question, pictures, answer)
         try:
             tokens = self._tokens_of(prompt, full, pictures, record.is_grounding)
-            if full is not None and (self.mark_boxes or self.mark_steps):
-                tokens = self._marked(tokens, record, prompt, full, answer)
+            if full is not None and (self.mark_boxes or self.mark_steps or self.targets):
+                tokens = self._marked(tokens, record, prompt, full, answer, question)
         except RecordError as error:
             raise RecordError(f"record {record.id!r}: {error.message}", why=error.why, fix=error.fix) from None
         return tokens
 
-    def _marked(self, tokens: Tokens, record: Record, prompt: str, full: str, answer: str) -> Tokens:
+    def _marked(self, tokens: Tokens, record: Record, prompt: str, full: str, answer: str, question: str) -> Tokens:
         """`tokens` with what was asked to be marked."""
         # An EOS that `_ended` added stands behind all characters; what the template wrote after its own was cut off.
         spans = self._encoded(full, return_offsets_mapping=True)["offset_mapping"][: len(tokens.ids)]
@@ -214,6 +257,11 @@ class SampleBuilder:
             if record.is_grounding and record.steps:
                 in_step[tokens.answer_at :] = self._steps(record, full, answer, spans[tokens.answer_at :])
             tokens = replace(tokens, in_step=in_step)
+        if self.targets:
+            at = prompt.rfind(question), full.rfind(answer)
+            at = tuple(place if place >= 0 else None for place in at)
+            told = Told(record, self.dialect, full, question, at[0], answer, at[1], spans, tokens.answer_at)
+            tokens = replace(tokens, targets=tuple(t for maker in self.targets for t in maker.of_text(told)))
         return tokens
 
     def _in_box(self, prompt: str, full: str, sizes: Sequence[tuple[int, int]], spans: list) -> np.ndarray:

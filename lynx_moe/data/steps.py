@@ -85,10 +85,13 @@ def _cut(tokens: Tokens, first: int, last: int, count: int) -> Tokens:
     numbers = np.where(tokens.in_step == ANSWER, count, tokens.in_step)
     learned = np.arange(len(numbers)) >= tokens.answer_at
     begin, end = (int((~learned | (numbers < each)).sum()) for each in (first, last + 1))
+    # A question, and a step that is given, stand in several forwards; what is said of their tokens counts once.
+    own = (t for t in tokens.targets if begin <= t.place < end or (first == 1 and t.place < tokens.answer_at))
     return replace(
         tokens,
         ids=tokens.ids[:end],
         given=begin - tokens.answer_at,
         in_box=None if tokens.in_box is None else tokens.in_box[:end],
         in_step=tokens.in_step[:end],
+        targets=tuple(own),
     )

@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from synth.errors import SettingsError, SourceError, SynthError
+from synth.rle import Runs
 from synth.scene import Caption, Obj, Region, Relation, Scene
 from synth.sources.annotation import Annotated, Outline, check
 from synth.sources.fault import Fault
 from synth.sources.format import Format
 from synth.sources.index import Index, build, one_name
-from synth.sources.masks import mask_of
+from synth.sources.masks import runs_of
 from synth.sources.options import VAL_FRACTION, Folder, FolderOptions, check_options, described
 from synth.sources.pictures import safe_name, upright
 
@@ -154,19 +153,24 @@ class AnnotatedSource:
 
 
 class _Masks:
-    """Draws the masks of one picture's things; their outlines leave the index when the first is asked for."""
+    """Draws the masks of one picture's things, each once; outlines leave the index when the first is asked for."""
 
     def __init__(self, index: Index, place: int, picture: Annotated) -> None:
         self._index, self._place, self._picture = index, place, picture
         self._outlines: dict[int, Outline] | None = None
+        self._drawn: dict[int, Runs] = {}
 
-    def draw(self, thing: int) -> np.ndarray | None:
-        """Return the boolean (height, width) mask of a thing, None where only its box is known."""
+    def draw(self, thing: int) -> Runs | None:
+        """Return the mask of a thing, None where only its box is known; raises ``OutlineError`` for a damaged one."""
         if self._outlines is None:
             self._outlines = self._index.outlines(self._place)
-        outline = self._outlines.get(thing)
-        picture = self._picture
-        return None if outline is None else mask_of(outline, picture.width, picture.height, picture.fractions)
+        if thing not in self._outlines:
+            return None
+        if thing not in self._drawn:
+            picture = self._picture
+            size = picture.width, picture.height
+            self._drawn[thing] = runs_of(self._outlines[thing], *size, picture.fractions)
+        return self._drawn[thing]
 
 
 def _require_split(name: str, split: str, there: tuple[str, ...] | set[str]) -> None:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pycocotools import mask as coco_masks
 
 from lynx_moe.data import load_records
 from lynx_moe.errors import RecordError
@@ -28,6 +29,57 @@ def test_each_record_gets_the_picture_it_names(folder):
     records = load_records(folder, "train")
     colours = {r.image_id: np.asarray(r.image())[0, -1].tolist() for r in records if r.has_image}
     assert colours == {"a": [120, 80, 40], "b": [10, 200, 90], "c": [0, 0, 255]}
+
+
+def test_records_of_a_folder_without_masks_have_none_for_each_box(folder):
+    one, several = load_records(folder, "train")[1], load_records(folder, "train")[3]
+    assert one.masks == (None,) == one.steps[0].masks and several.masks == (None, None) and one.question_masks == ()
+
+
+def test_masks_lie_in_the_pictures_of_their_boxes_and_are_decoded_when_asked_for(tmp_path):
+    def mask(height, width, y1, y2, x1, x2):
+        true = np.zeros((height, width), np.uint8, order="F")
+        true[y1:y2, x1:x2] = 1
+        coded = coco_masks.encode(true)
+        return {"size": [height, width], "counts": coded["counts"].decode()}, true.astype(bool)
+
+    (first, first_true), (second, second_true) = mask(32, 48, 4, 20, 4, 20), mask(40, 24, 1, 6, 4, 20)
+    broken = {"size": [32, 48], "counts": "never a mask"}
+    step = {
+        "text": "See {box:0} {box:1}.",
+        "boxes": [[4.0, 4.0, 20.0, 20.0]] * 2,
+        "picture": 0,
+        "masks": [None, broken],
+    }
+    row = record(
+        0, image_id="a", more_image_ids=["b"], picture=1, boxes=[[4.0, 1.0, 20.0, 6.0]], masks=[second],
+        question_boxes=[[4.0, 4.0, 20.0, 20.0]], question_masks=[first], steps=[step],
+    )  # fmt: skip
+    write_folder(tmp_path, [([row], [picture("a", (48, 32)), picture("b", (24, 40))])])
+    read = load_records(tmp_path, "train")[0]
+    assert np.array_equal(read.masks[0].array(), second_true)
+    assert np.array_equal(read.question_masks[0].array(), first_true)
+    assert read.steps[0].masks[0] is None and read == load_records(tmp_path, "train")[0]
+    with pytest.raises(RecordError, match="cannot be decoded"):
+        read.steps[0].masks[1].array()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"masks": [None, None]},
+        {"masks": [{"size": [48, 32], "counts": "P80"}]},
+        {"masks": [{"size": [32], "counts": "P80"}]},
+        {"masks": [{"size": [32, 48], "counts": None}]},
+        {"question_masks": [None]},
+        {"image_id": "", "masks": [{"size": [32, 48], "counts": "P80"}]},
+    ],
+)
+def test_masks_that_are_not_those_of_the_boxes_are_told(tmp_path, changes):
+    row = record(0, **{"image_id": "a", "boxes": [[4.0, 4.0, 20.0, 20.0]], "picture": 0, **changes})
+    write_folder(tmp_path, [([row], [picture("a", (48, 32))])])
+    with pytest.raises(RecordError, match="no mask|not those of its boxes"):
+        load_records(tmp_path, "train")[0]
 
 
 def test_records_of_one_picture_are_grouped_and_text_stands_alone(folder):

@@ -26,9 +26,10 @@ RECORD = {
 }
 BOXES = pa.list_(pa.list_(pa.float64()))
 STEP = pa.struct([("text", pa.string()), ("boxes", BOXES), ("objects", pa.list_(pa.string()))])
+MASKS = pa.list_(pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())]))
 SEVERAL = {  # columns that folders of an older synth lack
-    "steps": pa.list_(pa.struct([*STEP, ("picture", pa.int32())])), "question_boxes": BOXES,
-    "more_image_ids": pa.list_(pa.string()), "picture": pa.int32(),
+    "steps": pa.list_(pa.struct([*STEP, ("picture", pa.int32()), ("masks", MASKS)])), "question_boxes": BOXES,
+    "more_image_ids": pa.list_(pa.string()), "picture": pa.int32(), "masks": MASKS, "question_masks": MASKS,
 }  # fmt: skip
 
 

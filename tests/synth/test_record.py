@@ -15,11 +15,12 @@ from synth.tasks import Draft, Step
 def row(**changes):
     good = {
         "id": "train/rendered/0/find_one/0", "image_id": "train/rendered/0", "question": "Where is the cat?",
-        "steps": [{"text": "Find the cat {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "objects": ["cat"], "picture": 0}],
+        "steps": [{"text": "Find the cat {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "objects": ["cat"], "picture": 0,
+                   "masks": []}],
         "answer": "The cat is at {box:0}.", "boxes": [[1.0, 2.0, 3.0, 4.0]], "phrase": "the cat", "task": "find_one",
         "kind": "grounding", "source": "rendered", "split": "train", "licence": "CC0", "seed": "0/train/find_one/0",
         "facts": '{"target": 3}', "language": "en", "engine": "template", "question_boxes": [],
-        "question_points": [], "difficulty": 1, "more_image_ids": [], "picture": 0,
+        "question_points": [], "difficulty": 1, "more_image_ids": [], "picture": 0, "masks": [], "question_masks": [],
     }  # fmt: skip
     return {**good, **changes}
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synth.sources.masks import extent, mask_of
+from synth.sources import masks
+from synth.sources.masks import extent, mask_of, runs_of
 
 
 def block(height, width, top, bottom, left, right):
@@ -29,6 +30,35 @@ def test_a_slanted_polygon_has_the_area_of_its_triangle_and_stays_in_the_picture
     assert mask.sum() == pytest.approx(5000, rel=0.01) and mask[0, 0] and not mask[99, 99]
     outside = mask_of({"polygons": [[-50, -50, 20, -50, 20, 20, -50, 20]]}, 100, 100, False)
     assert np.array_equal(outside, block(100, 100, 0, 20, 0, 20))
+
+
+def test_a_mask_reaches_as_far_as_the_tips_of_its_outline():
+    needle = [[10, 10, 60, 10.3, 90, 10, 60, 14, 10, 10]]  # nowhere near its tips is half a pixel covered
+    runs = runs_of({"polygons": needle}, 100, 50, False)
+    assert runs.extent == (10, 10, 90, 14)
+    hair = runs_of({"polygons": [[5, 5, 40, 5.1, 40, 5.2, 5, 5.1]]}, 100, 50, False)
+    assert hair.area == 2 and (hair.extent[0], hair.extent[2]) == (5, 40)
+    beyond = runs_of({"polygons": [[-30, 10, 20, 10.1, 20, 10.3]]}, 100, 50, False)
+    assert beyond.extent == (19, 10, 20, 11)
+    assert runs_of({"polygons": [[100, 10, 120, 10, 120, 20]]}, 100, 50, False).area == 0
+
+
+def test_a_large_shape_drawn_in_parts_is_the_shape_drawn_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    outlines = [{"polygons": [rng.uniform(-20, 220, 14).tolist(), [3, 3, 9, 3, 9, 9]]} for _ in range(20)]
+    outlines += [{"ellipse": rng.uniform(20, 90, 4).tolist()} for _ in range(5)]
+    whole = [runs_of(outline, 200, 150, False).coco() for outline in outlines]
+    for part in (40, 999):  # a part of a column; some columns
+        monkeypatch.setattr(masks, "_PART", part)
+        assert [runs_of(outline, 200, 150, False).coco() for outline in outlines] == whole
+
+
+def test_no_canvas_is_larger_than_memory_should_hold(monkeypatch):
+    sizes, new = [], Image.new
+    monkeypatch.setattr(masks.Image, "new", lambda mode, size: sizes.append(size[0] * size[1]) or new(mode, size))
+    runs = runs_of({"polygons": [[0, 0, 3000, 0, 3000, 1000]]}, 3000, 1000, False)
+    assert runs.area == pytest.approx(1.5e6, rel=1e-3)
+    assert sum(sizes) == 16 * 3e6 and max(sizes) <= 2**24
 
 
 def test_an_ellipse_and_a_patch():
