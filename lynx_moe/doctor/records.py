@@ -67,7 +67,7 @@ def look_at_boxes(record: Record, screen: Screen, findings: Findings) -> None:
         return
     read = dialect.decode(target_text(record, dialect), size).boxes
     # Not closer than the spelling allows: a box as small as one quantum may move by its whole size.
-    slack = 1.5 * dialect.quantum * max(dialect.geometry.window(size)[2:])
+    slack = 1.5 * max(dialect.resolution(size))
     far = len(read) != len(visible) or any(
         max(abs(a - b) for a, b in zip(one, other, strict=True)) > slack and iou(one, other) < 0.5
         for one, other in zip(read, visible, strict=True)

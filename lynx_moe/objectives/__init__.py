@@ -1,4 +1,11 @@
-"""Training signals, one file each: pure functions of the logits at the positions that predict an answer token.
+"""Training signals, one file each.
 
-Shapes: `T` answer tokens, `V` vocabulary.
+On the answer's tokens they are pure functions of the logits at the positions that predict one (`T` answer tokens, `V`
+vocabulary): `answer`, `retention`, `stepwise`. Beside the answer they are an `Objective` with a head of its own; a new
+one is one file with a class that `OBJECTIVES.register` files, and one line below.
 """
+
+from lynx_moe.objectives.base import OBJECTIVES, Objective
+from lynx_moe.objectives.regions import Regions
+
+__all__ = ["OBJECTIVES", "Objective", "Regions"]

@@ -19,7 +19,8 @@ from transformers import (
 from lynx_moe.adapter.quantised import keep_trainable, outside_decoder_layers
 from lynx_moe.errors import CheckpointError, ConfigError, LynxError
 from lynx_moe.families.templates import give_template
-from lynx_moe.training.settings import REQUIRED, ModelSettings, QuantSettings
+from lynx_moe.training.checked import REQUIRED
+from lynx_moe.training.settings import ModelSettings, QuantSettings
 
 PACKAGE = "pkg://"
 

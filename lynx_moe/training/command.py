@@ -26,7 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import lynx_moe
 from lynx_moe.errors import ConfigError, LynxError, nearest
-from lynx_moe.training.settings import GROUPS, REQUIRED, Settings, describe
+from lynx_moe.training.checked import REQUIRED
+from lynx_moe.training.settings import GROUPS, Settings, describe
 from lynx_moe.training.sweeping import Objectives, failures, run_point
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -268,6 +269,9 @@ def usage(config_dir: Path) -> str:
     lines = ["python train.py [group=option ...] [key=value ...] [-m key=v1,v2]", "", "groups"]
     for folder in sorted(p for p in config_dir.iterdir() if p.is_dir()):
         lines.append(f"  {folder.name:12} {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}")
+        for inner in sorted(p for p in folder.iterdir() if p.is_dir()):
+            names = ", ".join(sorted(p.stem for p in inner.glob("*.yaml")))
+            lines.append(f"  {folder.name}/{inner.name}   {names} (added: +{folder.name}/{inner.name}=[name,...])")
     lines += ["", "settings"]
     width = max(len(name) for name in known_keys())
     shown = {None: "null", REQUIRED: "required"}

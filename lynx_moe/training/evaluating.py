@@ -15,8 +15,6 @@ from lynx_moe.training.loss import AnswerLoss
 from lynx_moe.training.method import open_gate
 from lynx_moe.training.state import same_random_numbers
 
-TERMS = ("answer_loss", "retention_kl")  # of `AnswerLoss`, in the order of its counts
-
 
 class HeldOut:
     """Held-out samples, and the loss of a model on all of them together.
@@ -34,14 +32,16 @@ class HeldOut:
 
     @torch.no_grad()
     def measure(self, model: nn.Module, loss: AnswerLoss, accelerator: Accelerator) -> dict[str, float]:
-        """The "eval_loss", and the terms it is the sum of: "eval_answer_loss" and, with retention, "eval_retention_kl".
+        """The "eval_loss", and the terms it is the weighed sum of: "eval_answer_loss", with retention
+        "eval_retention_kl", and those of objectives.
 
-        Means over all answer tokens of the set, as in training, with the gate open and dropout off. Every process
-        calls it and gets the same numbers. Random numbers, mode and gradients stay as they were.
+        Means over all answer tokens of the set (objectives': over their items), as in training, with the gate open and
+        dropout off. Every process calls it and gets the same numbers. Random numbers, mode and gradients stay as they
+        were.
         """
         device, was_training = accelerator.device, model.training
-        # [grounding, understanding]: nats, and tokens.
-        nats, tokens = torch.zeros(2, device=device), torch.zeros(2, device=device)
+        # Of each term its sum, in nats or what it counts in, and over how many tokens or items.
+        nats, tokens = (torch.zeros(len(loss.terms), device=device) for _ in range(2))
         model.eval()
         try:
             with same_random_numbers(device), open_gate(model):
@@ -51,20 +51,16 @@ class HeldOut:
                     # Where all processes must run the same modules, all decide by the same counts.
                     counts = accelerator.reduce(own, "sum") if loss.jointly else own
                     terms = loss(model, batch, counts).terms
-                    means = [terms[name].float() if name in terms else nats.new_zeros(()) for name in TERMS]
+                    means = [terms[name].float() if name in terms else nats.new_zeros(()) for name in loss.terms]
                     nats += torch.stack(means) * counts * counted
                     tokens += own * counted
         finally:
             model.train(was_training)
         nats, tokens = (accelerator.reduce(value, "sum") for value in (nats, tokens))
-        answer, kept = (nats / tokens.clamp(min=1)).tolist()
-        if loss.retention_kl > 0:
-            return {
-                "eval_loss": answer + loss.retention_kl * kept,
-                "eval_answer_loss": answer,
-                "eval_retention_kl": kept,
-            }
-        return {"eval_loss": answer, "eval_answer_loss": answer}
+        means = dict(zip(loss.terms, (nats / tokens.clamp(min=1)).tolist(), strict=True))
+        weighed = {name: mean for name, mean in means.items() if loss.terms[name] > 0}
+        whole = sum(loss.terms[name] * mean for name, mean in weighed.items())
+        return {"eval_loss": whole} | {f"eval_{name}": mean for name, mean in weighed.items()}
 
     def _batches(self, accelerator: Accelerator) -> Iterator[tuple[int, dict]]:
         """(1, batch) of this process's share; (0, batch) to keep step with processes that have one more."""

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from lynx_moe.errors import DivergedError
+from lynx_moe.training.heads import is_head
 
 NEVER = torch.iinfo(torch.int64).max
 SHOWN = 8  # records that a message names
@@ -136,11 +137,11 @@ class NumberWatch:
             text = f"the loss ({', '.join(names)}) is not a finite number at optimiser step {step}"
         elif kind == GRADIENT:
             # Backward comes from above: of one step the highest block is where it began.
-            where = f"{names[-1]}, of block {block_of(names[-1])}," if names else "the trained weights"
+            where = f"{names[-1]}, of {owner_of(names[-1])}," if names else "the trained weights"
             text = f"the gradient of {where} is not finite at optimiser step {step}"
             text += f", nor are {len(names) - 1} more" if len(names) > 1 else ""
         else:
-            text = f"{names[0]}, of block {block_of(names[0])}, is not finite after optimiser step {step}"
+            text = f"{names[0]}, of {owner_of(names[0])}, is not finite after optimiser step {step}"
             text += f", and so do {len(names) - 1} more" if len(names) > 1 else ""
         return text, f"{CAUSES[kind]}; {self._whose(micro, kind, step)}"
 
@@ -171,13 +172,17 @@ CAUSES = {
 }
 
 
-def block_of(parameter: str) -> str:
-    """The block (or attention layer) that a trained tensor belongs to.
+def owner_of(parameter: str) -> str:
+    """The block (or attention layer), or the objective's head, that a trained tensor belongs to, in words.
 
-    >>> block_of("base_model.model.model.layers.2.mlp.lynx_branch.default.router_ED")
-    'model.layers.2.mlp'
+    >>> owner_of("base_model.model.model.layers.2.mlp.lynx_branch.default.router_ED")
+    'block model.layers.2.mlp'
+    >>> owner_of("base_model.lynx_heads.regions.box.0.weight")
+    'the head of objective regions'
     """
-    return parameter.removeprefix("base_model.model.").split(".lynx_")[0]
+    if is_head(parameter):
+        return f"the head of objective {parameter.split('.')[2]}"
+    return "block " + parameter.removeprefix("base_model.model.").split(".lynx_")[0]
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""The loss of a training step: cross-entropy on grounding answers, and closeness to the base on understanding ones."""
+"""The loss of a training step: cross-entropy on grounding answers, closeness to the base on understanding ones, and
+what objectives beside the answer learn from.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from lynx_moe.data.targets import TARGET
+from lynx_moe.families.last_states import last_states
 from lynx_moe.objectives.answer import answer_nats
 from lynx_moe.objectives.retention import retention_nats
 from lynx_moe.objectives.stepwise import step_weights
+from lynx_moe.training.heads import heads_of
 from lynx_moe.training.method import watched_penalties
 
 if TYPE_CHECKING:
     from lynx_moe.training.prefix_cache import PrefixCache
 
-# Batch entries that are for the loss, the logs and errors, not for the model.
+# Batch entries that are for the loss, the logs and errors, not for the model; so are objectives' targets.
 OURS = ("labels", "is_grounding", "in_box", "in_step", "record_rows", "num_tokens", "left_out")
 
 
@@ -42,11 +47,12 @@ class LossParts:
 
 class AnswerLoss:
     """Mean cross-entropy over grounding answer tokens, plus `retention_kl` times the mean KL(base || adapted) over
-    understanding answer tokens.
+    understanding answer tokens, plus the terms of the model's objectives, if it has any.
 
     The first mean may weigh the tokens of boxes and of steps; the two weights multiply. Both means go over all
     micro-batches of a step and over all devices, so that accumulating gives the gradient of the joint batch. So what a
-    record counts for is the sum over its tokens, hence over its steps, in one forward or in several.
+    record counts for is the sum over its tokens, hence over its steps, in one forward or in several. So do the means of
+    objectives, each over its own items.
 
     Args:
         model: the PEFT model itself; its `disable_adapter()` gives the base.
@@ -76,12 +82,20 @@ class AnswerLoss:
         self.box_weight = box_weight
         self.step_weights = list(step_weights)
         self.answer_weight = answer_weight
+        self.objectives = heads_of(model)
+        # Of each term, in the order of `counts`: its name in the log, and its weight in the loss.
+        self.terms = {"answer_loss": 1.0, "retention_kl": retention_kl}
+        for head in self.objectives.values():
+            self.terms |= dict(zip(head.terms, head.weights, strict=True))
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
 
     def counts(self, batch: dict) -> torch.Tensor:
-        """(2,) answer tokens of a micro-batch: [grounding (weighed), understanding]."""
+        """(K,) over what the means of a micro-batch go: answer tokens [grounding (weighed), understanding], then the
+        items of each objective's terms.
+        """
         grounding_BL, understanding_BL = answer_kinds(batch)
-        return torch.stack([self._weights(batch)[grounding_BL].sum(), understanding_BL.sum().float()])
+        tokens = torch.stack([self._weights(batch)[grounding_BL].sum(), understanding_BL.sum().float()])
+        return torch.cat([tokens, *(head.counts(batch) for head in self.objectives.values())])
 
     def __call__(self, model: nn.Module, batch: dict, counts: torch.Tensor, processes: int = 1) -> LossParts:
         """The loss of a micro-batch.
@@ -91,7 +105,7 @@ class AnswerLoss:
             batch: `labels` (B, L), -100 outside answers; `is_grounding` (B, L), which says of an answer's tokens which
                 of the two terms they belong to; with a `box_weight` also `in_box`, with weights of steps `in_step`
                 (B, L); and the model's inputs.
-            counts: (2,) `counts` summed over all micro-batches of the step and all processes.
+            counts: (K,) `counts` summed over all micro-batches of the step and all processes.
             processes: over how many gradients are averaged.
         """
         labels_BL = batch["labels"]
@@ -107,7 +121,8 @@ class AnswerLoss:
         retain = self.retention_kl > 0 and bool(counts[1] > 0 if self.jointly else understanding_BL.any())
         # Before the adapted forward: PEFT switches requires_grad off and on around it.
         base = self._base_logits(forward, kept_K, understanding_BL) if retain else None
-        with watched_penalties(self.model, valid_of(batch)) as blocks:
+        reading = last_states(self.model.get_base_model()) if self.objectives else nullcontext()
+        with watched_penalties(self.model, valid_of(batch)) as blocks, reading as states:
             outputs = model(**forward)
         # Data parallel averages over processes. Where there is nothing to count, the sum is 0 too.
         per_token = processes / counts.where(counts > 0, 1)
@@ -120,7 +135,20 @@ class AnswerLoss:
             kept = retention_nats(self._at(outputs.logits, kept_K, understanding_BL), base) * per_token[1]
             loss = loss + self.retention_kl * kept
             terms["retention_kl"] = kept.detach()
+        if self.objectives:
+            beside, found = self._beside(states.over(batch["input_ids"]), batch, per_token[2:])
+            loss, terms = loss + beside, terms | found
         return LossParts(loss=loss, outputs=outputs, terms=terms, blocks=blocks)
+
+    def _beside(
+        self, states_BLD: torch.Tensor, batch: dict, per_item: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The objectives' weighed loss, and their terms by name."""
+        with torch.autocast(states_BLD.device.type, enabled=False):
+            means = torch.cat([head(states_BLD, batch) for head in self.objectives.values()]) * per_item
+        named = list(self.terms.items())[2:]
+        loss = sum(weight * mean for (_, weight), mean in zip(named, means, strict=True))
+        return loss, {name: mean.detach() for (name, _), mean in zip(named, means, strict=True)}
 
     def _base_logits(self, forward: dict, kept_K: torch.Tensor, understanding_BL: torch.Tensor) -> torch.Tensor:
         """(T, V) what the base itself says where an understanding answer's tokens are predicted."""
@@ -151,7 +179,12 @@ class AnswerLoss:
 
 def forward_inputs(batch: dict) -> dict:
     """What of a batch the model itself takes."""
-    return {name: value for name, value in batch.items() if name not in OURS}
+    return {name: value for name, value in batch.items() if not is_ours(name)}
+
+
+def is_ours(name: str) -> bool:
+    """Whether an entry of a batch is not for the model."""
+    return name in OURS or name.startswith(TARGET)
 
 
 def real_tokens(batch: dict) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lynx_moe.adapter import LynxConfig, lynx_layers, penalty_values, set_gate
 from lynx_moe.adapter.attaching import COPIES, attach_adapter, attach_copies, attach_lora
 from lynx_moe.training.hashing import BaseHash
+from lynx_moe.training.heads import is_head
 from lynx_moe.training.settings import BASELINE_ONLY, Settings
 from lynx_moe.training.sharding import whole_state
 
@@ -50,9 +51,14 @@ def only_adapter_trains(model: nn.Module) -> int:
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """Everything of the adapter, trained or not, whole and on the CPU, by its name in `model`. By every process."""
+    """Everything of the adapter, trained or not, whole and on the CPU, by its name in `model`. By every process.
+
+    Heads of objectives train with it and are no part of it.
+    """
     parts = adapter_parts(model)
-    return whole_state(model, lambda name: any(part.startswith(parts) for part in name.split(".")))
+    return whole_state(
+        model, lambda name: any(part.startswith(parts) for part in name.split(".")) and not is_head(name)
+    )
 
 
 def is_gated(model: nn.Module) -> bool:

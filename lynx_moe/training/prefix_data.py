@@ -14,12 +14,10 @@ from lynx_moe.data.collate import one_by_one
 from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.records import RecordSet
 from lynx_moe.data.sample import IGNORED
-from lynx_moe.training.loss import OURS
+from lynx_moe.training.loss import is_ours
 from lynx_moe.training.prefix_store import STATES, Damaged, PrefixStore
 
 PREFIX = "prefix"  # what a batch calls it
-# Token tensors that the frozen part never reads: who else has the same row shares its states.
-UNREAD = (*OURS, "attention_mask")
 
 
 class Note(NamedTuple):
@@ -120,7 +118,8 @@ class PrefixDataset(Dataset):
             text = {name: value for name, value in text.items() if name not in ("segment_ids", "group_ids")}
             text.setdefault("position_ids", torch.arange(len(text["input_ids"])))
         for name, value in sorted(text.items()):
-            if name not in UNREAD:
+            # What the frozen part never reads: who else has the same row shares its states.
+            if not is_ours(name) and name != "attention_mask":
                 digest.update(f"{name} {value.dtype} {span}".encode())
                 digest.update(value[:span].contiguous().numpy())
         for picture in pictures:

@@ -16,6 +16,7 @@ from lynx_moe.data import Collator, PackedDataset, RecordSet, SampleBuilder, Sam
 from lynx_moe.errors import RecordError
 from lynx_moe.training.base import load_base
 from lynx_moe.training.hashing import BaseHash, hash_base
+from lynx_moe.training.heads import attach_heads, refuse_nothing_to_learn
 from lynx_moe.training.memory import keep_freed_memory
 from lynx_moe.training.method import attach, is_gated, only_adapter_trains
 from lynx_moe.training.prompt_gate import fit_on_records
@@ -58,7 +59,8 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
 
     Raises:
         ConfigError: a setting that nothing can honour.
-        RecordError: no usable records. FamilyError: no block in this base to wrap, or it cannot train on packed rows.
+        RecordError: no usable records, or none that a chosen objective can learn from. FamilyError: no block in this
+            base to wrap, or it cannot train on packed rows, or not with a chosen objective.
     """
     base, processor = load_base(settings.model, settings.quant)
     if base.device.type == "cpu":
@@ -67,6 +69,7 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
     # Loading may have drawn numbers, under ZeRO-3 above all: new experts start alike everywhere.
     set_seed(settings.seed)
     model = attach(base, settings, base_hash)
+    attach_heads(model, settings)
     trainable = only_adapter_trains(model)
     if not quiet:
         tqdm.write(f"{trainable:,} parameters train, all of them the adapter's")
@@ -77,6 +80,7 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
     gate = prompt_gate or {"mode": mode, "fitted": False}
     if mode == "auto" and prompt_gate is None:
         gate |= fit_on_records(model, builder, *gate_records(settings), seed=settings.seed)
+    refuse_nothing_to_learn(builder, records)
     dataset, collator = training_samples(settings, base, builder, records)
     held_out = None
     if settings.trainer.evaluate_every:

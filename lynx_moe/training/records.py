@@ -14,7 +14,8 @@ from pathlib import Path
 import lynx_moe
 from lynx_moe.data.folder import KINDS, SEVERAL
 from lynx_moe.errors import ConfigError, RecordError
-from lynx_moe.training.settings import REQUIRED, DataSettings
+from lynx_moe.training.checked import REQUIRED
+from lynx_moe.training.settings import DataSettings
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

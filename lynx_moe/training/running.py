@@ -17,6 +17,7 @@ from lynx_moe.training.card import describe_data, describe_left_out, last_logged
 from lynx_moe.training.checkpoints import read_manifest, refuse_torn
 from lynx_moe.training.folder import RunFolder
 from lynx_moe.training.hashing import BaseHash, hash_base
+from lynx_moe.training.heads import head_state, save_heads
 from lynx_moe.training.heat_map import draw_heat_map
 from lynx_moe.training.made_for import made_for, refuse_another
 from lynx_moe.training.measuring import asked_records, measure
@@ -133,7 +134,7 @@ def _run(settings: Settings, sharding: Sharding, folder: RunFolder, here: Partia
         prefix.boundary.remove()
     after = hash_base(model.get_base_model(), adapter_parts(model))
     refuse_changed_base(prepared.base_hash, after)
-    adapter = adapter_state(model)
+    adapter, heads = adapter_state(model), head_state(model)
     card = {
         "train": {
             "steps": done.global_step,
@@ -170,6 +171,7 @@ def _run(settings: Settings, sharding: Sharding, folder: RunFolder, here: Partia
     if here.is_main_process:
         with whole_folder(folder.adapter) as aside:
             model.save_pretrained(str(aside), state_dict=adapter, save_embedding_layers=False)
+            save_heads(model, aside, heads)
     if asked is not None:
         plain = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         card["evaluation"], answers = measure(settings, prepared, plain, asked)

@@ -9,6 +9,7 @@ from lynx_moe.data.packing import FLASH, LENGTHS_TO_DECODER, attention_of, check
 from lynx_moe.data.steps import Stepwise
 from lynx_moe.errors import ConfigError
 from lynx_moe.families.dialects import get_dialect
+from lynx_moe.training.heads import target_makers
 from lynx_moe.training.settings import Settings
 
 
@@ -37,6 +38,7 @@ def sample_builder(settings: Settings, processor) -> SampleBuilder:
         get_dialect(settings.model.dialect, processor),
         mark_boxes=objective.box_weight != 1,
         mark_steps=weighs_steps or objective.stepwise != "whole",
+        targets=target_makers(settings),
     )
 
 

@@ -1,4 +1,5 @@
-"""Every setting of a training run, with its default and its meaning: the only place where either is written.
+"""Every setting of a training run, with its default and its meaning, which are written nowhere else: here, and those of
+objectives in `objective_settings`.
 
 The dataclasses are the schema that Hydra composes against, so a misspelt key or a wrong type stops before anything is
 loaded. They know nothing of PEFT, torch or Hydra; `slots=True` is what makes OmegaConf refuse unknown keys.
@@ -7,43 +8,14 @@ loaded. They know nothing of PEFT, torch or Hydra; `slots=True` is what makes Om
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from lynx_moe.errors import ConfigError, nearest
+from lynx_moe.errors import ConfigError
+from lynx_moe.training.checked import REQUIRED, Checked, setting
+from lynx_moe.training.objective_settings import ObjectiveSettings
 
 BASELINE_ONLY = ("method", "lora_rank")  # adapter settings that are not LynxConfig's
-REQUIRED = "???"  # what OmegaConf takes for "must be given"
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-    free: bool = False,
-):
-    """A dataclass field that carries its help sentence and the values it allows.
-
-    `free` says that it changes neither the adapter nor what it is trained on: a run may go on with another value.
-    """
-    meta = {"help": help, "choices": choices, "low": low, "high": high, "free": free}
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=meta)
-    return field(default=default, metadata=meta)
-
-
-class Checked:
-    """Refuses, when made, a value outside what its field allows."""
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            group = type(self).__name__.removesuffix("Settings").lower()
-            check(f"{group}.{each.name}" if group else each.name, each, getattr(self, each.name))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -229,32 +201,6 @@ class ShardingSettings(Checked):
 
 
 @dataclass(kw_only=True, slots=True)
-class ObjectiveSettings(Checked):
-    retention_kl: float = setting(
-        0.0, "weight of KL(base || adapted) on understanding answers; above 0 it costs one more forward", low=0.0
-    )
-    box_weight: float = setting(
-        1.0, "weight of a token that spells a box, where the other tokens of a grounding answer weigh 1", low=0.0
-    )
-    stepwise: str = setting(
-        "whole",
-        "how stepwise answers are learned: whole, as at inference; faithful, as in the paper: a forward per step; "
-        "packed: faithful's supervision in one forward",
-        choices=("whole", "faithful", "packed"),
-    )
-    step_suffixes: list[str] = setting(
-        ["Let's think of the next step."],
-        "faithful and packed: what ends the question while step 1, 2, .. is learned; the last goes on for later steps",
-    )
-    step_weights: list[float] = setting(
-        [], "weight of a token of step 1, 2, ..; the last goes on for later steps; empty: 1. box_weight multiplies it"
-    )
-    answer_weight: float = setting(
-        1.0, "weight of a token of the last step of a stepwise answer, whatever its number", low=0.0
-    )
-
-
-@dataclass(kw_only=True, slots=True)
 class EvaluationSettings(Checked):
     split: str | None = setting(
         None, "split whose questions the base and the adapter answer when training is over; null: no measuring"
@@ -306,28 +252,6 @@ GROUPS = {
     "objective": ObjectiveSettings,
     "evaluation": EvaluationSettings,
 }
-
-
-def check(name: str, each: Field, value: Any) -> None:
-    """Raises ConfigError when `value` is not one that the field allows."""
-    meta = each.metadata
-    if value is None or value == REQUIRED:
-        return
-    if isinstance(value, list) and meta.get("choices"):
-        for one in value:
-            check(name, each, one)
-        return
-    if meta.get("choices") and value not in meta["choices"]:
-        why, fix = f"it must be one of {', '.join(meta['choices'])}", nearest(value, meta["choices"])[0]
-        if str(value) in ("True", "False") and "on" in meta["choices"]:
-            raise ConfigError(
-                f"{name} is {value!r}", why="YAML reads a bare on or off as true or false", fix="write it in quotes"
-            )
-        raise ConfigError(f"{name} is {value!r}", why=why, fix=f"did you mean {fix!r}?")
-    low, high = meta.get("low"), meta.get("high")
-    if (low is not None and value < low) or (high is not None and value > high):
-        allowed = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
-        raise ConfigError(f"{name} is {value!r}", why=f"it must be {allowed}", fix=f"give a value {allowed}")
 
 
 def describe(kind: type = Settings, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:

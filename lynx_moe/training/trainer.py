@@ -20,6 +20,7 @@ from lynx_moe.training.callbacks import DeadParameters, Progress, StopInTime
 from lynx_moe.training.checkpoints import keep_newest, save_whole
 from lynx_moe.training.evaluating import HeldOut
 from lynx_moe.training.finite import NumberWatch
+from lynx_moe.training.heads import head_state, load_heads, save_heads
 from lynx_moe.training.loss import AnswerLoss, real_tokens
 from lynx_moe.training.method import adapter_state, is_gated, open_gate
 from lynx_moe.training.prefix_cache import PrefixCache
@@ -142,7 +143,7 @@ class LynxTrainer(ExactResume, Trainer):
     # ---- the loss ----
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """(2,) answer tokens of a whole step, over micro-batches and devices: [grounding (weighed), understanding]."""
+        """(K,) what `AnswerLoss.counts` counts, of a whole step: over micro-batches and devices."""
         if not batch_samples:
             return None
         return self.accelerator.reduce(sum(self.answer_loss.counts(b) for b in batch_samples).to(device), "sum")
@@ -327,11 +328,18 @@ class LynxTrainer(ExactResume, Trainer):
         return str(self._save_into) if self._save_into else super()._get_output_dir(trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes the adapter alone: the Trainer would add a pickle of its arguments; ours are in the card."""
-        state = adapter_state(self.model)  # by every process
+        """Writes the adapter, and heads in a file of their own: the Trainer would add a pickle of its arguments; ours
+        are in the card.
+        """
+        state, heads = adapter_state(self.model), head_state(self.model)  # by every process
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
             self.model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+            save_heads(self.model, Path(folder), heads)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_heads(self.model, Path(resume_from_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.sharding.kind != "fsdp2":

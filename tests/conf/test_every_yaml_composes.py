@@ -8,6 +8,7 @@ import pytest
 
 from lynx_moe.errors import ConfigError
 from lynx_moe.families.dialects import DIALECTS
+from lynx_moe.objectives import OBJECTIVES
 from lynx_moe.training import run
 from lynx_moe.training.command import settings_from
 from lynx_moe.training.settings import Settings, describe
@@ -17,6 +18,7 @@ from synth.write import make
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("model", "quant", "adapter", "data", "trainer", "sharding", "objective", "experiment", "debug")
 OPTIONS = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+EXTRAS = sorted((CONF / "objective/extra").glob("*.yaml"))
 NEEDS = {"model/path": ["model.path=somewhere"], "data/folder": ["data.folder=somewhere"]}
 
 
@@ -42,14 +44,32 @@ def test_option_composes(path):
     assert isinstance(compose(f"{group}={name}", *NEEDS.get(option(path), [])), Settings)
 
 
-@pytest.mark.parametrize("path", [CONF / "train.yaml", *OPTIONS], ids=lambda p: p.relative_to(CONF).as_posix())
+@pytest.mark.parametrize("path", EXTRAS, ids=option)
+@pytest.mark.parametrize("main", ["grounding", "retention", "stepwise"])
+def test_an_extra_objective_goes_with_each_main_one_and_switches_on_itself_alone(path, main):
+    plain, with_it = (compose(f"objective={main}", *more) for more in ([], [f"+objective/extra={path.stem}"]))
+    assert getattr(with_it.objective, path.stem).weight > 0
+    setattr(with_it.objective, path.stem, getattr(plain.objective, path.stem))
+    assert with_it == plain and not any(getattr(plain.objective, each.stem).weight for each in EXTRAS)
+
+
+def test_several_extra_objectives_at_once():
+    both = compose(f"+objective/extra=[{','.join(each.stem for each in EXTRAS)}]")
+    assert all(getattr(both.objective, each.stem).weight > 0 for each in EXTRAS)
+
+
+def test_every_objective_beside_the_answer_has_its_yaml():
+    assert [each.stem for each in EXTRAS] == OBJECTIVES.names()
+
+
+@pytest.mark.parametrize("path", [CONF / "train.yaml", *OPTIONS, *EXTRAS], ids=lambda p: p.relative_to(CONF).as_posix())
 def test_file_opens_with_its_purpose_and_a_command(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     head = [line for line in lines[: next(i for i, x in enumerate(lines) if not x.startswith("#"))]]
     assert len(head) >= 2 and any("python train.py" in line for line in head)
 
 
-@pytest.mark.parametrize("path", [CONF / "train.yaml", *OPTIONS], ids=lambda p: p.relative_to(CONF).as_posix())
+@pytest.mark.parametrize("path", [CONF / "train.yaml", *OPTIONS, *EXTRAS], ids=lambda p: p.relative_to(CONF).as_posix())
 def test_commands_in_the_head_compose(path):
     for command in re.findall(r"^#.*?python train\.py(.*)$", path.read_text(encoding="utf-8"), flags=re.M):
         if "--help" in command or " -m " in command:
@@ -57,7 +77,7 @@ def test_commands_in_the_head_compose(path):
         compose(*shlex.split(command))
 
 
-@pytest.mark.parametrize("path", OPTIONS, ids=option)
+@pytest.mark.parametrize("path", [*OPTIONS, *EXTRAS], ids=option)
 def test_file_holds_no_python_path(path):
     assert "_target_" not in path.read_text(encoding="utf-8")
 

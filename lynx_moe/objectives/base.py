@@ -1,0 +1,73 @@
+"""What an objective beside the answer is: it reads the decoder's last states, and trains new experts and its own head.
+
+Everything runs on the ordinary forward of training; nothing is generated and no further forward is made. An objective
+is one file here with a class that `OBJECTIVES.register` files under its name, its settings under the same name in
+`lynx_moe.training.settings`, and one YAML in conf/objective/extra.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lynx_moe.data.targets import TargetMaker
+from lynx_moe.registry import Registry
+
+
+class Objective(nn.Module, ABC):
+    """A head, and the loss that it learns from together with the experts below it.
+
+    `forward` is called once per micro-batch on every process, also where a batch has nothing for it: each of its
+    parameters must then get a gradient of zero, which gradient averaging and divided weights wait for. Parameters have
+    at least one dimension, and are float32.
+
+    Attributes:
+        terms: names of the terms of its loss, in the order of `counts`, `weights` and what `forward` gives; each
+            begins with the objective's name.
+        weights: of each term in the loss of a step.
+        settings: what it was made with, to be saved with its weights.
+    """
+
+    terms: tuple[str, ...]
+    weights: tuple[float, ...]
+    settings: dict[str, Any]
+
+    @classmethod
+    @abstractmethod
+    def target_maker(cls, settings: dict[str, Any]) -> TargetMaker:
+        """What makes its targets, for these settings."""
+
+    @abstractmethod
+    def counts(self, batch: dict[str, Tensor]) -> Tensor:
+        """(K,) float: over how many items of a micro-batch each term's mean goes, told from its targets alone."""
+
+    @abstractmethod
+    def forward(self, states_BLD: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """(K,) float32: each term summed over those items, with a gradient.
+
+        A sum, because only the caller knows how many items all micro-batches and devices have together.
+
+        Args:
+            states_BLD: behind the last norm of the decoder, for every token; picture tokens where the batch has them.
+            batch: with `input_ids` (B, L) and the targets, each (B, L).
+        """
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective")
+
+
+def straight_clamp(value: Tensor, low: float, high: float) -> Tensor:
+    """`value` held between two bounds, with a gradient as if it were not, so that it can come back from outside."""
+    return value.detach().clamp(low, high) + (value - value.detach())
+
+
+def at_items(states_BLD: Tensor, rows_N: Tensor, places_N: Tensor) -> Tensor:
+    """(N, D) float32 states of some tokens, normalised without weights.
+
+    Families' last norms leave states of very different size; heads of one initialisation are to start alike on all.
+    """
+    states_ND = states_BLD[rows_N, places_N].float()
+    return torch.nn.functional.layer_norm(states_ND, states_ND.shape[-1:])
