@@ -12,7 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from lynx_moe import export_cli
+from lynx_moe import evaluate_cli, export_cli
 from lynx_moe.errors import LynxError
 from lynx_moe.export_cli import at_least_one
 
@@ -69,16 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("--limit", type=at_least_one, default=2000, help="records to look at (default %(default)s)")
     look.add_argument("--no-steps", action="store_true", help="leave out the three training steps")
 
-    ask = add("evaluate", run_evaluate, "what a base, a run or an export can do on a folder of records")
-    ask.add_argument("path", help="a run folder, an export, an adapter, or a base VLM")
-    ask.add_argument("--data", required=True, metavar="FOLDER", help="records, as python -m synth writes them")
-    ask.add_argument("--split", default="val", help="which split (default %(default)s)")
-    ask.add_argument("--gate", choices=("auto", "on", "off"), default="auto", help="prompt gate of a run or an adapter")
-    ask.add_argument("--against", metavar="PATH", help="another model, measured first and compared pair by pair")
-    ask.add_argument("--limit", type=at_least_one, help="ask only this many questions, drawn the same way every time")
-    ask.add_argument("--batch-size", type=at_least_one, default=64, help="prompts per forward (default %(default)s)")
-    ask.add_argument("--sheet", metavar="PNG", help="draw some of the answers on a contact sheet")
-    loading_arguments(ask)
+    evaluate_cli.add_command(add)
 
     page = add("report", run_report, "one page over many runs: grounding against retention, and which run to take")
     page.add_argument("folders", nargs="+", metavar="FOLDER", help="output folders of sweeps or of single runs")
@@ -158,11 +149,6 @@ BENCH = (
 )
 
 
-def loading_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--dialect", help="how boxes are written (default: the run's own, else percent)")
-    command.add_argument("--trust-remote-code", action="store_true", help="allow an export to run its modelling file")
-
-
 def run_quickstart(given: argparse.Namespace) -> dict:
     from lynx_moe.quickstart import quickstart
 
@@ -175,29 +161,6 @@ def run_doctor(given: argparse.Namespace) -> dict:
 
     settings = settings_from(conf_beside(), "train", given.overrides)
     return doctor(settings, Path(given.out), pictures=given.pictures, limit=given.limit, steps=not given.no_steps)
-
-
-def run_evaluate(given: argparse.Namespace) -> dict:
-    from lynx_moe.data import load_records
-    from lynx_moe.evaluation import compare, evaluate, evaluation_sheet, print_report
-    from lynx_moe.loading import load
-
-    records = load_records(given.data, given.split, limit=given.limit)
-    before = None
-    if given.against:
-        other = load(given.against, dialect=given.dialect, trust_remote_code=given.trust_remote_code)
-        before = evaluate(other.model, other.processor, records, other.dialect, given.batch_size)
-        del other
-    loaded = load(given.path, dialect=given.dialect, trust_remote_code=given.trust_remote_code)
-    with loaded.gate(given.gate):
-        result = evaluate(loaded.model, loaded.processor, records, loaded.dialect, given.batch_size)
-    print_report(before, result)
-    if given.sheet:
-        print(f"answers drawn on {evaluation_sheet(result, records, given.sheet)}")
-    found = {"ok": True, "path": given.path, "gate": given.gate, **result}
-    if before is not None:
-        found |= {"against": before, "change": compare(before, result)}
-    return found
 
 
 def run_report(given: argparse.Namespace) -> dict:

@@ -69,6 +69,7 @@ def load(
     dtype: str | None = None,
     trust_remote_code: bool = False,
     dequantise: bool = False,
+    checkpoint: str | Path | None = None,
 ) -> Loaded:
     """Opens `path` for answering: a run folder, an adapter folder, an exported folder, or any base VLM.
 
@@ -80,15 +81,20 @@ def load(
         trust_remote_code: allow an export by route "code" to run its own modelling file.
         dequantise: of a run or an adapter on a quantised base: hold plain weights again, which are the quantised ones
             and not the original's.
+        checkpoint: of a run: the folder of a checkpoint, whose adapter is taken instead of the published one.
 
     Raises:
+        ConfigError: `checkpoint`, and `path` is no finished run.
+        CheckpointError: the checkpoint is torn.
         ConfigError: `dequantise`, and the base is not quantised or its method has no way back.
         CheckpointError: nothing that can be loaded is there, or an export brings code and that was not allowed.
         ConfigError: the dialect is unknown.
     """
     folder = Path(path)
     if (folder / "run.json").is_file():
-        return _run(folder, base, dialect, dtype, dequantise)
+        return _run(folder, base, dialect, dtype, dequantise, Path(checkpoint or folder / "adapter"))
+    if checkpoint:
+        raise ConfigError(f"{folder} is no finished run", why="only a run has checkpoints", fix="give its folder")
     if (folder / EXPORT_MANIFEST).is_file() and not (folder / "adapter_config.json").is_file():
         return _export(folder, dialect, dtype, trust_remote_code)
     if (folder / "adapter_config.json").is_file():
@@ -111,10 +117,11 @@ def load(
 
 
 def _run(
-    folder: Path, base_path: str | Path | None, dialect: str | None, dtype: str | None, dequantise: bool
+    folder: Path, base_path: str | Path | None, dialect: str | None, dtype: str | None, dequantise: bool, adapter: Path
 ) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
     from lynx_moe.training.base import load_base
+    from lynx_moe.training.checkpoints import fault_of
     from lynx_moe.training.settings import ModelSettings, QuantSettings
 
     written = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"]
@@ -123,7 +130,12 @@ def _run(
     base, processor = load_base(settings, QuantSettings(**written.get("quant", {})))
     refuse_other_bytes(base, folder / "adapter")
     notes = _dequantised(base) if dequantise else ()
-    model = load_adapter(base, folder / "adapter")
+    fault = None if adapter == folder / "adapter" else fault_of(adapter)
+    if fault:
+        raise CheckpointError(
+            f"{adapter} is torn: {fault}", why="it changed after it was written", fix="remove it, and ask the others"
+        )
+    model = load_adapter(base, adapter)
     return replace(_loaded("run", model, processor, dialect or settings.dialect), notes=notes)
 
 

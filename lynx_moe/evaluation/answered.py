@@ -7,27 +7,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lynx_moe.data import Record, final_answer
-from lynx_moe.data.prompts import frame
+from lynx_moe.data.prompts import frame, step_texts
+from lynx_moe.evaluation.matching import matched
 from lynx_moe.families.dialects import Dialect, Parsed
 from lynx_moe.registry import Registry
 
 
 @dataclass(slots=True)
 class Answered:
-    """A record, what the model wrote about it, and how its final answer reads in the dialect."""
+    """A record, what the model wrote about it, how its final answer reads, and the true boxes that its steps have."""
 
     record: Record
     text: str
     parsed: Parsed
+    step_hits: int = 0
 
     @classmethod
     def read(cls, record: Record, text: str, dialect: Dialect) -> Answered:
-        """Parse the final answer only: boxes of earlier steps are not the answer.
+        """Parse the final answer and each step by itself: boxes of earlier steps are not the answer.
 
-        Boxes are read in the frame of the picture that the true answer's lie in: an answer has no other way to say of
+        Boxes are read in the frame of the picture that the true ones lie in: an answer has no other way to say of
         which picture its numbers are than in words, and those `in_another_picture` judges.
         """
-        return cls(record, text, dialect.decode(final_answer(text), frame(record, record.picture)))
+        parsed = dialect.decode(final_answer(text), frame(record, record.picture))
+        return cls(record, text, parsed, step_hits(record, read_steps(record, text, dialect)))
 
     @property
     def in_another_picture(self) -> bool:
@@ -39,6 +42,17 @@ class Answered:
             return False
         true = named_pictures(self.record.answer)
         return bool(true) and named_pictures(final_answer(self.text)) != true
+
+
+def read_steps(record: Record, text: str, dialect: Dialect) -> tuple[Parsed, ...]:
+    """How each written step that the record has a true one for reads, in the frame of that one's picture."""
+    written = zip(record.steps, step_texts(text), strict=False)
+    return tuple(dialect.decode(part, frame(record, step.picture)) for step, part in written)
+
+
+def step_hits(record: Record, steps: Sequence[Parsed]) -> int:
+    """True boxes of the record's steps that the written step of the same number has."""
+    return sum(matched(read.boxes, true.boxes) for true, read in zip(record.steps, steps, strict=False))
 
 
 # How answers call pictures, by number; a language that is not here is not held to it.
@@ -57,8 +71,8 @@ def named_pictures(text: str) -> set[int]:
     return {number for number, pattern in enumerate(_CALLED) if pattern.search(text)}
 
 
-# Name of a part of the result -> function(answered, dialect) that gives it, or None when no record is for it.
-MEASURES: Registry[Callable[[Sequence[Answered], Dialect], dict | None]] = Registry("measure of records")
+# Name of a part of the result -> function(answered) that gives it, or None when no record is for it.
+MEASURES: Registry[Callable[[Sequence[Answered]], dict | None]] = Registry("measure of records")
 
 
 def share(part: int | float, whole: int) -> float | None:

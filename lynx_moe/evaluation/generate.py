@@ -1,8 +1,11 @@
-"""Answers that a model writes by itself: greedy, batched, in an order that does not depend on the batch size."""
+"""Answers that a model writes by itself: batched, in an order that does not depend on the batch size, and greedy unless
+samples are asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lynx_moe.data import Collator, Record, SampleBuilder
 from lynx_moe.data.collate import pad_id
 from lynx_moe.data.pictures import side_by_side
+from lynx_moe.data.prompts import frame
+from lynx_moe.errors import ConfigError
+from lynx_moe.evaluation.token_text import spoken
+
+LOGIT_BYTES = 2 << 30  # that the logits of a batch's answers may take while they are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +40,49 @@ def generate_answers(
     max_new_tokens: int = 256,
     progress: bool = True,
     with_probabilities: bool = False,
+    constrain: bool = False,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[Generated]:
     """What `model` answers to each of `records`, in the order of `records`.
 
     Greedy decoding from the prompt alone; nothing of the true answer is shown. Prompts of like length share a batch,
-    are padded on the left and masked, so batches cost little; the batch size changes answers at most by the rounding of
-    matrix products.
+    are padded on the left and masked, so batches cost little; the batch size changes greedy answers at most by the
+    rounding of matrix products.
 
     Args:
         model: a generating VLM, plain or with an adapter, on its device.
         builder: words and tokenises the prompts.
-        batch_size: prompts per forward.
+        batch_size: prompts per forward; fewer where probabilities are asked for and the logits would take gigabytes.
         max_new_tokens: answers are cut there.
         progress: show a bar.
-        with_probabilities: also return each token's log probability.
+        with_probabilities: also return each token's log probability, as the model itself gives it: of the logits
+            before `constrain` and `temperature`.
+        constrain: a box that was opened in the builder's dialect goes on as a well-formed one, inside the frame of its
+            picture (`Dialect.grammar`); only `max_new_tokens` can still cut it off. Answers without a box are the same.
+        temperature: 0 is greedy; else tokens are drawn from the softmax of logits / temperature.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: the temperature is negative.
+        DialectError: the answers are to be constrained, and the dialect writes no boxes, or the tokenizer cannot write
+            them.
     """
+    if temperature < 0:
+        raise ConfigError(f"temperature {temperature}", why="it divides logits", fix="give 0 (greedy) or more")
     records = list(records)
+    if with_probabilities:
+        vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        batch_size = max(1, min(batch_size, LOGIT_BYTES // (4 * vocabulary * max(max_new_tokens, 1))))
     answers: dict[int, Generated] = {}
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with _bar(progress) as bar:
+        with _bar(progress) as bar, _drawing(model, seed, temperature > 0):
             task = bar.add_task("answering", total=len(records))
             for chosen, batch in prompt_batches(builder, records, batch_size):
-                made = _generate(model, builder, batch, max_new_tokens, with_probabilities)
+                how = _sampling(temperature) | (_constraint(builder, [records[k] for k in chosen]) if constrain else {})
+                made = _generate(model, builder, batch, max_new_tokens, with_probabilities, how)
                 answers.update(zip(chosen, made, strict=True))
                 bar.advance(task, len(chosen))
     finally:
@@ -94,9 +121,40 @@ def _batch(builder: SampleBuilder, chosen: list[tuple[np.ndarray, Record]]) -> d
     return Collator(builder.processor, side="left")(samples)
 
 
+def _sampling(temperature: float) -> dict:
+    if not temperature:
+        return {"do_sample": False}
+    # The model's own distribution: no cut at the top that a checkpoint's generation config may ask for.
+    return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+
+
+@contextmanager
+def _drawing(model, seed: int, drawing: bool) -> Iterator[None]:
+    """Draws depend on `seed` alone, and leave the random numbers of the caller as they were."""
+    if not drawing:
+        yield
+        return
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _constraint(builder: SampleBuilder, records: Sequence[Record]) -> dict:
+    from transformers import LogitsProcessorList
+
+    from lynx_moe.evaluation.constrained import OnlyWholeBoxes, vocabulary
+
+    dialect, tokenizer = builder.dialect, builder.tokenizer
+    sizes = [frame(record, record.picture) for record in records]
+    grammars = {size: dialect.grammar(size) for size in set(sizes)}
+    words = vocabulary(tokenizer, len(tokenizer), dialect.marks)
+    return {"logits_processor": LogitsProcessorList([OnlyWholeBoxes(words, [grammars[size] for size in sizes])])}
+
+
 @torch.no_grad()
 def _generate(
-    model, builder: SampleBuilder, batch: dict, max_new_tokens: int, with_probabilities: bool
+    model, builder: SampleBuilder, batch: dict, max_new_tokens: int, with_probabilities: bool, how: dict
 ) -> list[Generated]:
     tokenizer = builder.tokenizer
     first = next(model.parameters())
@@ -106,7 +164,7 @@ def _generate(
     }
     out = model.generate(
         **inputs,
-        do_sample=False,
+        **how,
         num_beams=1,
         max_new_tokens=max_new_tokens,
         pad_token_id=pad_id(builder.processor),
@@ -122,7 +180,7 @@ def _generate(
         log_BL = logits_BLV.log_softmax(-1).gather(-1, new_BL[..., None])[..., 0]
     answers = []
     for row, ids in enumerate(new_BL.tolist()):
-        text, kept = spoken(ids, ends, tokenizer)
+        text, kept = spoken(ids, ends, tokenizer, builder.dialect.marks)
         length = len(kept)
         answers.append(
             Generated(
@@ -132,13 +190,6 @@ def _generate(
             )
         )
     return answers
-
-
-def spoken(ids: Sequence[int], ends: Sequence[int], tokenizer) -> tuple[str, list[int]]:
-    """An answer's text and its tokens, without what follows the first token that ends it."""
-    length = next((k for k, token in enumerate(ids) if token in ends), len(ids))
-    kept = list(ids[:length])
-    return tokenizer.decode(kept, skip_special_tokens=True).strip(), kept
 
 
 def answer_ends(model, tokenizer) -> list[int]:

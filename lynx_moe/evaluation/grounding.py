@@ -11,14 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lynx_moe.data import Record, final_answer
-from lynx_moe.data.prompts import frame, step_texts
 from lynx_moe.evaluation.answered import MEASURES, Answered, share
+from lynx_moe.evaluation.matching import THRESHOLD, matched
 from lynx_moe.evaluation.retention import normalise
-from lynx_moe.families.dialects import Dialect
 from lynx_moe.grounding import iou
 
 LISTING_TASKS = ("find_all",)  # tasks whose answer is a set of boxes, also when the set has one
-THRESHOLD = 0.5
 
 
 def is_listing(record: Record) -> bool:
@@ -51,7 +49,7 @@ def hits_of(answered: Answered) -> int:
 
 
 @MEASURES.register("grounding")
-def grounding(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
+def grounding(answered: Sequence[Answered]) -> dict | None:
     """Numbers over the grounding records; None when there are none.
 
     Returns:
@@ -77,7 +75,7 @@ def grounding(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
         "by_task": {task: _referring([a for a in referring if a.record.task == task]) for task in _tasks(referring)},
         "find_all": _find_all([a for a in ours if is_listing(a.record)]),
         "absent": _absent([a for a in ours if is_absent(a.record)]),
-        "steps": _steps([a for a in ours if any(step.boxes for step in a.record.steps)], dialect),
+        "steps": _steps([a for a in ours if any(step.boxes for step in a.record.steps)]),
         "in_words": _in_words([a for a in ours if not a.record.boxes and not is_absent(a.record)]),
         "unreadable": share(sum(bool(a.parsed.errors) for a in ours), len(ours)),
         "errors": dict(sorted(errors.items())),
@@ -124,17 +122,11 @@ def _absent(answered: Sequence[Answered]) -> dict | None:
     return {"n": len(answered), "says_none": share(sum(map(says_none, answered)), len(answered))}
 
 
-def _steps(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
+def _steps(answered: Sequence[Answered]) -> dict | None:
     if not answered:
         return None
-    hits = true = 0
-    for a in answered:
-        written = step_texts(a.text)
-        for number, step in enumerate(a.record.steps):
-            true += len(step.boxes)
-            if number < len(written):
-                hits += matched(dialect.decode(written[number], frame(a.record, step.picture)).boxes, step.boxes)
-    return {"n": len(answered), "acc50": share(hits, true)}
+    true = sum(len(step.boxes) for a in answered for step in a.record.steps)
+    return {"n": len(answered), "acc50": share(sum(a.step_hits for a in answered), true)}
 
 
 def _in_words(answered: Sequence[Answered]) -> dict | None:
@@ -142,23 +134,3 @@ def _in_words(answered: Sequence[Answered]) -> dict | None:
         return None
     right = sum(normalise(final_answer(a.text)) == normalise(a.record.answer) for a in answered)
     return {"n": len(answered), "accuracy": share(right, len(answered))}
-
-
-def matched(found: Sequence[Iterable[float]], true: Sequence[Iterable[float]], threshold: float = THRESHOLD) -> int:
-    """The most pairs (found, true) with IoU of at least `threshold` in which no box stands twice.
-
-    A true maximum, by augmenting paths: pairing the best overlaps first can end with fewer pairs.
-    """
-    fits = [[k for k, box in enumerate(true) if iou(candidate, box) >= threshold] for candidate in found]
-    owner: dict[int, int] = {}
-
-    def place(candidate: int, tried: set[int]) -> bool:
-        for k in fits[candidate]:
-            if k not in tried:
-                tried.add(k)
-                if k not in owner or place(owner[k], tried):
-                    owner[k] = candidate
-                    return True
-        return False
-
-    return sum(place(candidate, set()) for candidate in range(len(found)))

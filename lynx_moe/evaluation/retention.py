@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from lynx_moe.data import final_answer
 from lynx_moe.errors import ConfigError
 from lynx_moe.evaluation.answered import MEASURES, Answered, share
-from lynx_moe.families.dialects import Dialect
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 ARTICLES = {"a", "an", "the"}
@@ -35,7 +34,7 @@ def is_right(answered: Answered) -> bool:
 
 
 @MEASURES.register("retention")
-def retention(answered: Sequence[Answered], dialect: Dialect) -> dict | None:
+def retention(answered: Sequence[Answered]) -> dict | None:
     """Accuracy over understanding records, and by task; None when there are none."""
     ours = [a for a in answered if not a.record.is_grounding]
     if not ours:

@@ -10,16 +10,7 @@ from lynx_moe.data.dataset import askable
 from lynx_moe.errors import DialectError
 from lynx_moe.evaluation.answered import MEASURES, Answered
 from lynx_moe.evaluation.generate import generate_answers
-from lynx_moe.evaluation.grounding import (
-    THRESHOLD,
-    first_box_iou,
-    hits_of,
-    is_absent,
-    is_listing,
-    is_referring,
-    says_none,
-)
-from lynx_moe.evaluation.retention import is_right
+from lynx_moe.evaluation.judging import overlap_of, verdict
 from lynx_moe.families.dialects import Dialect
 
 MORE_THAN_TRUTH = 16  # tokens an answer may be longer than the longest true one
@@ -66,7 +57,7 @@ def score(records: Sequence[Record], texts: Sequence[str], dialect: Dialect) -> 
     """What `evaluate` returns, but "seconds", for answers that are there already: `texts`, one per record."""
     answered = [Answered.read(r, text, dialect) for r, text in zip(records, texts, strict=True)]
     return {
-        **{name: MEASURES.get(name)(answered, dialect) for name in MEASURES},
+        **{name: MEASURES.get(name)(answered) for name in MEASURES},
         "n": len(records),
         "dialect": dialect.name,
         "samples": [_sample(a, dialect) for a in answered],
@@ -108,11 +99,5 @@ def _sample(answered: Answered, dialect: Dialect) -> dict:
     }
     if record.more:
         sample["picture"] = record.picture
-    if is_referring(record):
-        overlap = first_box_iou(answered)
-        return sample | {"iou": overlap, "right": overlap >= THRESHOLD}
-    if is_listing(record):
-        return sample | {"right": hits_of(answered) == len(record.boxes) == len(boxes)}
-    if is_absent(record):
-        return sample | {"right": says_none(answered)}
-    return sample | {"right": is_right(answered)}
+    overlap = overlap_of(answered)
+    return sample | ({} if overlap is None else {"iou": overlap}) | {"right": verdict(answered)}

@@ -99,7 +99,7 @@ class Asked:
         found = {name: [""] * len(records) for name, records in self.sets.items()}
         for key, rows in answers.items():
             for place, ids in zip(self.positions[key], rows, strict=True):
-                found[key.rpartition("/")[0]][place] = spoken(ids, self.ends, self.tokenizer)[0]
+                found[key.rpartition("/")[0]][place] = spoken(ids, self.ends, self.tokenizer, self.dialect.marks)[0]
         return found
 
     def score(self, name: str, texts: Sequence[str]) -> dict:

@@ -96,6 +96,8 @@ def test_command_exists_and_takes_these_arguments(words):
         check_pip(rest)
     elif name == "ruff":
         assert rest[0] in ("check", "format")
+    elif name == "lmms_eval":
+        assert rest[:2] == ["--model", "lynx_moe"] and rest[2] == "--model_args" and "pretrained=" in rest[3]
     elif name == "pytest":
         assert all(word.startswith("-") or (ROOT / word).exists() or word.isdigit() for word in rest), rest
     else:

@@ -29,7 +29,7 @@ def record(answer="The star is at {box:0}.", boxes=((10.0, 10.0, 50.0, 50.0),), 
 
 
 def score(*pairs, part="grounding"):
-    return MEASURES.get(part)([Answered.read(r, text, DIALECT) for r, text in pairs], DIALECT)
+    return MEASURES.get(part)([Answered.read(r, text, DIALECT) for r, text in pairs])
 
 
 def test_true_answers_score_one():

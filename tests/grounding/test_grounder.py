@@ -74,20 +74,56 @@ def test_real_generation_runs_and_gives_finite_confidence(exported):
     assert isinstance(answer, str) and all(0 < box.confidence <= 1 for box in boxes)
 
 
-def test_confidence_is_over_the_tokens_of_the_box_only(exported):
-    grounder = Grounder.from_pretrained(exported)
-    tokenizer = grounder._builder.tokenizer
-    from lynx_moe.evaluation import Generated
+def liking(model, token, by):
+    """The model, whose next token is from now on likelier to be `token`."""
 
-    text = "cat [1, 2, 30, 40] ."
-    ids = tokenizer(text)["input_ids"]
-    start, end = text.index("["), text.index("]") + 1
-    logs, place = [], 0
-    for token in ids:
-        logs.append(math.log(0.25) if start <= place < end else math.log(0.9))
-        place += len(tokenizer.decode([token]))
-    answer = Generated(text, tuple(ids), tuple(logs))
-    assert grounder._confidence(answer, start, end) == pytest.approx(0.25)
+    def push(module, args, output):
+        output[..., token] += by
+        return output
+
+    model.lm_head.register_forward_hook(push)
+
+
+def test_constrained_answers_hold_only_boxes_that_can_be_read(exported):
+    image, bracket = Image.new("RGB", (90, 60)), "["
+    for constrain in (False, True):
+        grounder = Grounder.from_pretrained(exported, constrain=constrain)
+        tokenizer = grounder._builder.tokenizer
+        liking(grounder.model, tokenizer.convert_tokens_to_ids(bracket), 100.0)
+        text, boxes = grounder.ask(image, "Find the cat.")
+        if constrain:
+            whole = text[: text.rindex("]") + 1]
+            assert len(boxes) == whole.count(bracket) > 1 and all(0 < box.confidence < 1 for box in boxes)
+        else:
+            assert set(text) == {bracket} and boxes == []
+
+
+def test_confidence_can_be_the_share_of_drawn_answers_that_have_the_box(exported):
+    grounder = Grounder.from_pretrained(exported, constrain=True)
+    liking(grounder.model, grounder._builder.tokenizer.convert_tokens_to_ids("["), 100.0)
+    image = Image.new("RGB", (90, 60))
+    before = torch.random.get_rng_state()
+    boxes = grounder(image, "the cat", samples=3)
+    assert boxes == grounder(image, "the cat", samples=3)  # the same draws
+    assert torch.equal(before, torch.random.get_rng_state())
+    plain = grounder(image, "the cat")
+    assert [box.xyxy for box in boxes] == [box.xyxy for box in plain]
+    assert all(round(box.confidence * 3) == pytest.approx(box.confidence * 3) for box in boxes)
+    assert [box.confidence for box in boxes] != [box.confidence for box in plain]
+
+
+def test_a_saved_temperature_is_applied(exported, tmp_path):
+    from lynx_moe.evaluation import Temperature
+
+    Temperature(2.0).save(tmp_path / "temperature.json")
+    grounder = Grounder.from_pretrained(exported, calibration=tmp_path / "temperature.json")
+    speaking(grounder, "at [25, 50, 50, 75] or [0, 50, 50, 75]")
+    boxes = grounder(Image.new("RGB", (200, 100)), "the cat")
+    assert [box.confidence for box in boxes] == pytest.approx([math.sqrt(0.5)] * 2)
+    sure = Grounder.from_pretrained(exported)
+    assert sure.calibration is None and grounder.calibration(0.81) == pytest.approx(0.9)
+    with pytest.raises(CheckpointError, match="temperature"):
+        Grounder.from_pretrained(exported, calibration=tmp_path / "gone.json")
 
 
 def test_the_dialect_an_adapter_was_trained_with_is_used_unless_told_otherwise(exported, tmp_path):

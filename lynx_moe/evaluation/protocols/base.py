@@ -58,13 +58,14 @@ class Item:
 class Reply:
     """What came back for one ask.
 
-    Of `Write` the text, how its final part reads, and a confidence for each of its boxes; of `Score` the score alone,
-    where higher means fits better.
+    Of `Write` the text, how its final part reads, a confidence for each of its boxes, and how its earlier steps read,
+    as far as the record has some; of `Score` the score alone, where higher means fits better.
     """
 
     text: str = ""
     parsed: Parsed = field(default_factory=Parsed)
     confidences: tuple[float, ...] = ()
+    steps: tuple[Parsed, ...] = ()
     score: float | None = None
 
 
@@ -73,7 +74,10 @@ class Row:
     """The verdict on one item, with all that any sum over rows needs; what a Parquet file holds one line of.
 
     `right` is None where the item is not a matter of right or wrong; `numbers` are the protocol's own ("iou").
-    `boxes` (xyxy, original pixels) and `confidences` are the answer's. `errors` counts what could not be read.
+    `boxes` (xyxy, original pixels) and `confidences` are the answer's; `labels`, where a protocol tells boxes apart, is
+    what it takes each one for. `errors` counts what could not be read.
+    `picture` names the picture, or pictures, that were asked about; the run fills it in, to draw pictures, and not
+    questions about the same one, when it says how sure a number is.
     """
 
     id: str
@@ -84,9 +88,11 @@ class Row:
     scores: list[float] = field(default_factory=list)
     boxes: list[list[float]] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
     right: bool | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+    picture: str = ""
 
 
 class Protocol(ABC):
@@ -100,6 +106,10 @@ class Protocol(ABC):
         citation: whose protocol it is.
         headline: the name, in `summarise`'s result, of the one number that stands for it.
         higher_is_better: of the headline.
+        max_new_tokens: answers are cut there, unless the run says otherwise.
+        boxes_in: entries of an item's `truth` that hold a box or boxes (xyxy, original pixels), all of what a change of
+            the picture moves; "steps.boxes" is that entry of each of a list. Without any, pictures may be made darker
+            or noisier but not cropped or turned.
         faults: what could not be used, counted by kind as `items` meets it ("missing picture", "duplicate id").
     """
 
@@ -107,6 +117,8 @@ class Protocol(ABC):
     citation: ClassVar[str]
     headline: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
+    max_new_tokens: ClassVar[int] = 256
+    boxes_in: ClassVar[tuple[str, ...]] = ()
     folder: Path
     faults: Counter[str]
 
