@@ -26,7 +26,10 @@ OF_PROTOCOLS = (
     "out", "scorer", "constrain", "max_new_tokens", "corrupt", "levels", "over_checkpoints", "restart",
     "samples", "calibration", "fit_calibration",
 )  # fmt: skip
-OF_MODELS = ("data", "protocols", "against", "gate", "limit", "batch_size", "dialect", *OF_DATA, *OF_PROTOCOLS)
+OF_MODELS = (
+    "data", "protocols", "against", "gate", "limit", "batch_size", "dialect", "device", "trust_remote_code",
+    *OF_DATA, *OF_PROTOCOLS,
+)  # fmt: skip
 SPLIT, BATCH_SIZE = "val", 64
 
 
@@ -64,11 +67,15 @@ def add_command(add: Callable[..., argparse.ArgumentParser]) -> None:
     ask.add_argument("--restart", action="store_true", default=None, help="throw away what --out holds of earlier runs")
     ask.add_argument("--device", help="where the model is put (default: the first GPU, else cpu)")
     ask.add_argument("--dialect", help="how boxes are written (default: the run's own, else the family's)")
-    ask.add_argument("--trust-remote-code", action="store_true", help="allow an export to run its modelling file")
+    code = "allow an export to run its modelling file"
+    ask.add_argument("--trust-remote-code", action="store_true", default=None, help=code)
 
 
 def listed(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
+    parts = [part for part in text.split(",") if part]
+    if not parts:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return parts
 
 
 def levels(text: str) -> list[int]:
@@ -163,6 +170,8 @@ def on_protocols(given: argparse.Namespace) -> dict:
         "settings": settings | {"limit": given.limit},
     }
     found = finish(out, done, about)
+    if given.scorer and not any(row.scores for rows in done.rows.values() for row in rows):
+        print(f"note: nothing here is scored, so --scorer {given.scorer} had no use")
     if given.fit_calibration:
         print(fit_calibration(done, Path(given.fit_calibration)))
     return found
@@ -295,7 +304,7 @@ def asked(
 ) -> Iterator[Opened]:
     """The model at `path`, open for asking."""
     from lynx_moe.evaluation.asking import Asker
-    from lynx_moe.evaluation.protocol_run import Opened, processor_digest
+    from lynx_moe.evaluation.protocol_run import Opened, processor_digest, settings_digest
     from lynx_moe.training.hashing import hash_base
 
     loaded = own_dialect(given, opened(given, path, checkpoint), places)
@@ -317,6 +326,7 @@ def asked(
         )
         identity = {
             "weights": hash_base(loaded.model).digest,
+            "settings": settings_digest(loaded.model),
             "processor": processor_digest(loaded.processor),
             "dialect": loaded.dialect.name,
             "gate": gate,
@@ -330,10 +340,9 @@ def opened(given: argparse.Namespace, path: str, checkpoint: Path | None = None)
 
     from lynx_moe.loading import load
 
-    loaded = load(path, dialect=given.dialect, trust_remote_code=given.trust_remote_code, checkpoint=checkpoint)
-    device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if loaded.model.device.type != device.type:
-        loaded.model.to(device)
+    trusted = bool(given.trust_remote_code)
+    loaded = load(path, dialect=given.dialect, trust_remote_code=trusted, checkpoint=checkpoint)
+    loaded.model.to(torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu")))
     return loaded
 
 

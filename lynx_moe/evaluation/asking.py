@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 
 from PIL import Image
@@ -63,10 +66,14 @@ class Asker:
         self.samples = samples
         self.calibration = calibration
         self._builder = SampleBuilder(processor, dialect)
-        self._opened: set[str] = set()
+        self._pictures: dict[str, str] = {}
 
     def check(self, protocol: Protocol) -> None:
-        """Raises ConfigError when nothing that this model and its scorer say could mean anything to `protocol`."""
+        """Raises ConfigError when nothing that this model and its scorer say could mean anything to `protocol`.
+
+        To be called before the first of its items: a picture's name means something in one protocol only.
+        """
+        self._pictures = {}
         if getattr(protocol, "needs_probability", False) and not getattr(self.scorer, "is_probability", False):
             raise ConfigError(
                 f"{protocol.name} compares scores with a threshold, and these are no probabilities",
@@ -145,30 +152,59 @@ class Asker:
             )
         return [Reply(score=float(score)) for score in self.scorer(asks)]
 
+    def digest(self, item: Item) -> str:
+        """sha256 of all that decides what comes back for `item`: its words, its truth and its pictures' pixels.
+
+        Empty when a picture cannot be opened.
+        """
+        pictures = [self._picture(*picture) for ask in item.asks for picture in pictures_of(ask)]
+        if not all(pictures):
+            return ""
+        said = [
+            [ask.text, ask.question]
+            if isinstance(ask, Score)
+            else [ask.record.question, ask.record.kind, ask.record.question_boxes, ask.record.question_points]
+            for ask in item.asks
+        ]
+        return hashlib.sha256(json.dumps([item.id, item.truth, said, pictures]).encode()).hexdigest()
+
     def _trouble(self, ask: Write | Score) -> str | None:
-        """Why `ask` cannot be put to the model, if so. Pictures are decoded for that, and not kept."""
-        try:
-            if isinstance(ask, Score):
-                self._open(ask.image_id, ask.load)
-                return None
-            record = ask.record
-            if record.has_image:
-                self._open(record.image_id, record.image)
-            for number, more in enumerate(record.more, start=1):
-                self._open(more.image_id, lambda number=number: record.image(number))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        """Why `ask` cannot be put to the model, if so."""
+        if not all(self._picture(*picture) for picture in pictures_of(ask)):
             return NO_PICTURE
+        if isinstance(ask, Score):
+            return None
         try:
-            if not askable(record, self._builder):
+            if not askable(ask.record, self._builder):
                 return UNSEEN
-            self._builder.prompts([record])
+            self._builder.prompts([ask.record])
         except DialectError:
             return UNSEEN
         except RecordError:
             return UNASKABLE
         return None
 
-    def _open(self, image_id: str, load: Callable[[], Image.Image]) -> None:
-        if not image_id or image_id not in self._opened:
-            load().load()
-            self._opened.add(image_id)
+    def _picture(self, name: str, load: Callable[[], Image.Image]) -> str:
+        """sha256 of a picture's pixels, "" if it cannot be opened. It is decoded for that, and not kept."""
+        if not name or name not in self._pictures:
+            try:
+                image = load()
+                image.load()
+                found = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                found = ""
+            if not name:
+                return found
+            self._pictures[name] = found
+        return self._pictures[name]
+
+
+def pictures_of(ask: Write | Score) -> list[tuple[str, Callable[[], Image.Image]]]:
+    """Name and loader of every picture that is asked about."""
+    if isinstance(ask, Score):
+        return [(ask.image_id, ask.load)]
+    record = ask.record
+    if not record.has_image:
+        return []
+    names = [record.image_id, *(more.image_id for more in record.more)]
+    return [(name, partial(record.image, number)) for number, name in enumerate(names)]

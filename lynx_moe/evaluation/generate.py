@@ -19,6 +19,9 @@ from lynx_moe.data.prompts import frame
 from lynx_moe.errors import ConfigError
 from lynx_moe.evaluation.token_text import spoken
 
+# Whatever a checkpoint's generation config asks for: coordinates repeat digits, and a penalty on repetition would make
+# the ruler another one for each model.
+PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
 LOGIT_BYTES = 2 << 30  # that the logits of a batch's answers may take while they are kept
 
 
@@ -46,9 +49,9 @@ def generate_answers(
 ) -> list[Generated]:
     """What `model` answers to each of `records`, in the order of `records`.
 
-    Greedy decoding from the prompt alone; nothing of the true answer is shown. Prompts of like length share a batch,
-    are padded on the left and masked, so batches cost little; the batch size changes greedy answers at most by the
-    rounding of matrix products.
+    Greedy decoding from the prompt alone, without the penalties that a checkpoint's generation config may ask for;
+    nothing of the true answer is shown. Prompts of like length share a batch, are padded on the left and masked, so
+    batches cost little; the batch size changes greedy answers at most by the rounding of matrix products.
 
     Args:
         model: a generating VLM, plain or with an adapter, on its device.
@@ -124,8 +127,9 @@ def _batch(builder: SampleBuilder, chosen: list[tuple[np.ndarray, Record]]) -> d
 def _sampling(temperature: float) -> dict:
     if not temperature:
         return {"do_sample": False}
-    # The model's own distribution: no cut at the top that a checkpoint's generation config may ask for.
-    return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    # The model's own distribution: no cut that a checkpoint's generation config may ask for.
+    whole = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+    return {"do_sample": True, "temperature": temperature, **whole}
 
 
 @contextmanager
@@ -164,6 +168,7 @@ def _generate(
     }
     out = model.generate(
         **inputs,
+        **PLAIN,
         **how,
         num_beams=1,
         max_new_tokens=max_new_tokens,

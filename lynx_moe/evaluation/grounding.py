@@ -7,15 +7,20 @@ picture in which the true boxes lie, and an answer that calls another one by its
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lynx_moe.data import Record, final_answer
 from lynx_moe.evaluation.answered import MEASURES, Answered, share
 from lynx_moe.evaluation.matching import THRESHOLD, matched
-from lynx_moe.evaluation.retention import normalise
+from lynx_moe.evaluation.retention import same_words
 from lynx_moe.grounding import iou
 
+# What denies, in English and in Japanese; in another language only the true answer's own words do.
+NEGATION = re.compile(
+    r"\b(?:no|not|none|nothing|never|neither|without|cannot)\b|n['’]t\b|ない|ません|なし", re.IGNORECASE
+)
 LISTING_TASKS = ("find_all",)  # tasks whose answer is a set of boxes, also when the set has one
 
 
@@ -33,8 +38,10 @@ def is_absent(record: Record) -> bool:
 
 
 def says_none(answered: Answered) -> bool:
-    """The answer says something, and nothing in it is or looks like a box."""
-    return bool(final_answer(answered.text)) and not answered.parsed.boxes and not answered.parsed.errors
+    """The answer denies it, or says just what the true one does, and nothing in it is or looks like a place."""
+    said = final_answer(answered.text)
+    denies = bool(NEGATION.search(said)) or same_words(said, answered.record.answer)
+    return denies and not answered.parsed.boxes and not answered.parsed.points and not answered.parsed.errors
 
 
 def first_box_iou(answered: Answered) -> float:
@@ -132,5 +139,5 @@ def _steps(answered: Sequence[Answered]) -> dict | None:
 def _in_words(answered: Sequence[Answered]) -> dict | None:
     if not answered:
         return None
-    right = sum(normalise(final_answer(a.text)) == normalise(a.record.answer) for a in answered)
+    right = sum(same_words(final_answer(a.text), a.record.answer) for a in answered)
     return {"n": len(answered), "accuracy": share(right, len(answered))}

@@ -17,7 +17,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from lynx_moe.errors import ConfigError, RecordError
 from lynx_moe.evaluation.asking import Asker
 from lynx_moe.evaluation.protocols.base import Item, Protocol, Row, Write
-from lynx_moe.evaluation.rows import Part, RowKey, as_utf8, read_part, writable, write_part
+from lynx_moe.evaluation.rows import Part, RowKey, read_part, writable, write_part
 from lynx_moe.whole import clear_leftovers
 
 BATCHES = 4  # to a part: prompts of like length share a batch, so more of them waste less
@@ -59,10 +59,10 @@ def measure(
         found = chosen(unique(protocol.items(), twice), limit)
         for number, window in enumerate(windows(found, BATCHES * asker.batch_size)):
             path = folder / f"{number:05d}.parquet"
-            if path.is_file():
-                part = same_items(read_part(path), window, path)
-            else:
-                part = ask(protocol, asker, window)
+            digests = [asker.digest(item) for item in window]
+            part = read_part(path) if path.is_file() else None
+            if part is None or not same_items(part, digests, path):
+                part = ask(protocol, asker, window, digests)
                 write_part(path, part)
             rows += part.rows
             left_out += part.left_out
@@ -79,7 +79,7 @@ def measure(
     return Measured(rows, faults)
 
 
-def ask(protocol: Protocol, asker: Asker, items: list[Item]) -> Part:
+def ask(protocol: Protocol, asker: Asker, items: list[Item], digests: list[str]) -> Part:
     replies, left_out = asker(items, protocol.max_new_tokens)
     rows = []
     for item, given in zip(items, replies, strict=True):
@@ -87,13 +87,13 @@ def ask(protocol: Protocol, asker: Asker, items: list[Item]) -> Part:
             row = protocol.judge(item, given)
             row.picture = picture_of(item)
             rows.append(writable(row))
-    return Part(rows, len(items), left_out)
+    return Part(rows, digests, left_out)
 
 
 def picture_of(item: Item) -> str:
-    """Names the picture or pictures of an item: those of one name are the same, the item's own id where none says."""
+    """Names the picture or pictures of an item, a line each: those of one name are the same; its id where none says."""
     names = [ask.record.image_id if isinstance(ask, Write) else ask.image_id for ask in item.asks]
-    return " ".join(dict.fromkeys(names)).strip() or item.id
+    return "\n".join(name for name in dict.fromkeys(names) if name) or item.id
 
 
 def unique(items: Iterable[Item], twice: Counter[str]) -> Iterator[Item]:
@@ -121,19 +121,19 @@ def windows(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield window
 
 
-def same_items(part: Part, window: list[Item], path: Path) -> Part:
-    """`part`, after a look whether its rows are of these items and their truth; raises ConfigError."""
-    truths = {as_utf8(item.id): json.dumps(item.truth, sort_keys=True) for item in window}
-    same = part.items == len(window) and all(
-        truths.get(row.id) == json.dumps(row.truth, sort_keys=True) for row in part.rows
-    )
-    if not same:
+def same_items(part: Part, digests: list[str], path: Path) -> bool:
+    """Whether `part` answers just these items; False where only pictures came that could not be opened then.
+
+    Raises:
+        ConfigError: it answers others: words, truth or pictures changed.
+    """
+    if len(part.items) != len(digests) or any(old and old != now for old, now in zip(part.items, digests, strict=True)):
         raise ConfigError(
             f"{path.parent} holds answers to other questions",
-            why="the protocol's files changed since the run began",
+            why="words, truth or pictures of the protocol's files changed since the run began",
             fix="--restart throws away what was answered, or choose another --out",
         )
-    return part
+    return part.items == digests
 
 
 def folder_of(out: Path, key: RowKey) -> Path:

@@ -12,19 +12,24 @@ from lynx_moe.evaluation.protocols import PROTOCOLS, Protocol
 
 
 def parsed_protocols(texts: list[str]) -> Iterator[tuple[str, Protocol]]:
-    """Label and protocol of each NAME=FOLDER[,key=value...]; the label is the name, or the text where names repeat.
+    """Label and protocol of each NAME=FOLDER[,key=value...].
+
+    The label is the name; where names repeat, with its settings; where these repeat too, the whole text.
 
     Raises:
         ConfigError: no such protocol or setting, a value of another type, or the same text twice.
     """
     names = [text.partition("=")[0] for text in texts]
+    longer = [",".join([name, *text.split(",")[1:]]) for text, name in zip(texts, names, strict=True)]
     for number, (text, name) in enumerate(zip(texts, names, strict=True)):
         first, *rest = text.split(",")
         kind, (_, folder) = PROTOCOLS.get(name), pair(first, text)
         if text in texts[:number]:
             raise ConfigError(f"{text} is asked twice", why="it would be the same numbers", fix="name it once")
         settings = dict(converted(kind, *pair(part, text)) for part in rest)
-        label = name if names.count(name) == 1 else ",".join([name, *rest] if rest else [text])
+        label = (
+            name if names.count(name) == 1 else longer[number] if rest and longer.count(longer[number]) == 1 else text
+        )
         yield label, kind(folder=Path(folder), **settings)
 
 

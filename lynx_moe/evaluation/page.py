@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lynx_moe.errors import LynxError
 from lynx_moe.evaluation.matching import matched
@@ -52,7 +52,7 @@ def page(content: dict, done: Done, curves: dict[str, bytes]) -> bytes:
         shown=[section for section in sections(content, done) if section["flips"] or section["worst"]],
         colours={"true": TRUE_COLOUR, "guess": GUESS_COLOUR, "before": BEFORE_COLOUR},
     )
-    return text.encode()
+    return text.encode("utf-8", "replace")
 
 
 def sections(content: dict, done: Done) -> Iterator[dict]:
@@ -142,7 +142,8 @@ def pictures(protocol: Protocol, item: Item, row: Row, before: Row | None) -> li
 
 def thumbnail(image: Image.Image, layers: list[tuple[str, list]]) -> str:
     scale = SIDE / max(image.size)
-    small = ImageOps.contain(image, (SIDE, SIDE), Image.Resampling.LANCZOS)
+    size = tuple(max(1, round(scale * side)) for side in image.size)
+    small = image.resize(size, Image.Resampling.LANCZOS)
     for colour, boxes in layers:
         small = draw(small, [Box(*(scale * value for value in box)) for box in boxes], colour=colour)
     file = io.BytesIO()

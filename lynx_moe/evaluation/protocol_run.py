@@ -42,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that is open, and what tells it from every other one: its path, a digest of its weights, its gate."""
+    """A model that is open, and what tells it from others: digests of weights, settings and processor, its gate."""
 
     asker: Asker
     identity: dict[str, Any]
@@ -173,9 +173,23 @@ def described(protocol: Protocol) -> dict:
 
 
 def processor_digest(processor: Any) -> str:
-    """sha256 of how a processor words prompts and prepares pictures."""
-    text = [str(getattr(processor, "chat_template", None)), processor.image_processor.to_json_string()]
-    return hashlib.sha256("\n".join(text).encode()).hexdigest()
+    """sha256 of how a processor words prompts, cuts them into tokens and prepares pictures."""
+    tokenizer = processor.tokenizer
+    words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    return sha256([getattr(processor, "chat_template", None), processor.image_processor.to_json_string(), words])
+
+
+def settings_digest(model: Any) -> str:
+    """sha256 of what decides, beside its weights, about a model's answers: configs of base, adapters and generation."""
+    configs = [model.config, *getattr(model, "peft_config", {}).values(), getattr(model, "generation_config", None)]
+    told = [config.to_dict() for config in configs if config is not None]
+    # Where a thing was loaded from, and by which version it was written, changes no answer.
+    named = ("_name_or_path", "base_model_name_or_path", "transformers_version", "peft_version")
+    return sha256([{name: value for name, value in each.items() if name not in named} for each in told])
+
+
+def sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class Fingerprint:

@@ -15,7 +15,7 @@ from lynx_moe.evaluation.answered import MEASURES, Answered, share
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 ARTICLES = {"a", "an", "the"}
-WORD = re.compile(r"[^\W_]+")
+WORD = re.compile(r"(?<!\w)-?\d+(?:[./]\d+)*|[^\W_]+")
 
 
 def normalise(answer: str) -> str:
@@ -29,8 +29,19 @@ def normalise(answer: str) -> str:
 
 
 def is_right(answered: Answered) -> bool:
-    """Whether the final answer says what the record says, in the same words."""
-    return normalise(final_answer(answered.text)) == normalise(answered.record.answer)
+    """Whether the final answer says what the record says, in the same words; one that says nothing never does."""
+    return same_words(final_answer(answered.text), answered.record.answer)
+
+
+def same_words(answer: str, truth: str) -> bool:
+    """Whether two answers are one after `normalise`, or, where that leaves nothing of the true one ("A"), as they are.
+
+    >>> same_words("The cat.", "a cat"), same_words("", "A"), same_words("the", "A"), same_words("a", "A")
+    (True, False, False, True)
+    """
+    if normalise(truth):
+        return normalise(answer) == normalise(truth)
+    return bool(answer.strip()) and answer.strip().casefold() == truth.strip().casefold()
 
 
 @MEASURES.register("retention")

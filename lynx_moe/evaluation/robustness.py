@@ -12,7 +12,7 @@ from PIL import Image
 
 from lynx_moe.data import Record
 from lynx_moe.errors import ConfigError
-from lynx_moe.evaluation.measuring import chosen
+from lynx_moe.evaluation.measuring import chosen, unique
 from lynx_moe.evaluation.picture_changes import CHANGES, Change, Moved, chance, checked_level
 from lynx_moe.evaluation.protocols.base import Item, Protocol, Reply, Row, Score, Write
 
@@ -82,7 +82,7 @@ class Changed(Protocol):
     def items(self) -> Iterator[Item]:
         self.inner.faults.clear()
         left_out: Counter[str] = Counter()
-        for item in chosen(self.inner.items(), self.limit):
+        for item in chosen(unique(self.inner.items(), Counter()), self.limit):
             made = self._moved(item) if self._change.move else self._painted(item)
             if isinstance(made, str):
                 left_out[made] += 1

@@ -43,15 +43,16 @@ class RowKey:
 
 @dataclass(slots=True)
 class Part:
-    """Rows of consecutive items, how many items they come from, and those of them that gave no row, by kind."""
+    """Rows of consecutive items, what each item asked (`Asker.digest`), and those that gave no row, by kind."""
 
     rows: list[Row]
-    items: int
+    items: list[str]
     left_out: Counter[str] = field(default_factory=Counter)
 
 
 def writable(row: Row) -> Row:
     """`row` with texts that a file can hold: models and data write halves of characters that UTF-8 has no bytes for."""
+    # Dictionaries become JSON, which writes such halves as escapes.
     lists = {name: [as_utf8(text) for text in getattr(row, name)] for name in ("asked", "answers", "labels")}
     return replace(row, **lists, **{name: as_utf8(getattr(row, name)) for name in ("id", "group", "picture")})
 

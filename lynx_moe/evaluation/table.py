@@ -62,8 +62,8 @@ def change_line(entry: dict) -> str:
     ]
     if entry["judged"]:
         parts.append(
-            f"{entry['lost']} lost, {entry['won']} won (McNemar p = {entry['mcnemar_p']:.3g}), "
-            f"at most {entry['lost_at_most']:.1%} lost"
+            f"{entry['lost']} lost, {entry['won']} won (McNemar p = {entry['mcnemar_p']:.3g}, by pictures "
+            f"{entry['pictures_p']:.3g}), answers lost on at most {entry['lost_at_most']:.1%} of pictures"
         )
     if entry["same_text"] is not None:
         parts.append(f"{entry['same_text']:.1%} of answers equal to the letter")

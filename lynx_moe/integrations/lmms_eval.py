@@ -168,6 +168,9 @@ def model_class() -> type:
                 )
                 for name, value in sample.items()
             }
+            if hasattr(self.model, "peft_config"):
+                # An adapter's prompt gate decides on the prompt alone, and tells it from the answer by the labels.
+                inputs["labels"] = labels_L[None].to(self._device)
             log_LV = self.model(**inputs).logits[0].float().log_softmax(-1).cpu()
             learned = (labels_L != -100).nonzero()[:, 0]
             # The end of the answer is not part of the continuation.

@@ -166,6 +166,11 @@ def test_labels_tell_the_same_protocol_apart_by_its_settings():
     assert protocols["records,split=test"].split == "test" and protocols["pope"].folder == Path("b")
 
 
+def test_two_folders_of_one_protocol_are_both_asked():
+    texts = ["records=a,split=val", "records=b,split=val", "records=b,split=test"]
+    assert [label for label, _ in named.parsed_protocols(texts)] == [texts[0], texts[1], "records,split=test"]
+
+
 def test_settings_become_the_types_that_are_declared():
     assert named.typed("float | str", "0.25", "x") == 0.25
     assert named.typed("float | str", "dev", "x") == "dev"

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from lynx_moe.errors import ConfigError, RecordError
 from lynx_moe.evaluation.measuring import chosen, measure
@@ -144,3 +145,34 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     groups = {RowKey("after", "blur 3", "x"): [row], RowKey("before", "", "y"): []}
     write_rows(tmp_path / "r.parquet", groups)
     assert read_rows(tmp_path / "r.parquet") == {RowKey("after", "blur 3", "x"): [row]}
+
+
+def test_a_picture_or_a_word_that_changed_is_noticed_and_not_answered_from_memory(tmp_path):
+    folder = write_choices(tmp_path / "data", COLOURS)
+    first = score(folder, tmp_path / "out")
+    assert score(folder, tmp_path / "out") == first
+    Image.new("RGB", (24, 16), "blue").save(folder / "a.png")
+    with pytest.raises(ConfigError, match="other questions"):
+        score(folder, tmp_path / "out")
+    write_choices(folder, [("a", "red", "red", "green"), *COLOURS[1:]])  # the foil alone is another word
+    with pytest.raises(ConfigError, match="other questions"):
+        score(folder, tmp_path / "out")
+
+
+def test_a_picture_that_was_mended_is_asked_about(tmp_path):
+    folder = write_choices(tmp_path / "data", [("a", "", "red", "blue"), ("b", "", "green", "red")])
+    with pytest.raises(RecordError, match="can be asked"):
+        score(folder, tmp_path / "out")
+    Image.new("RGB", (24, 16), "red").save(folder / "a.png")
+    found = score(folder, tmp_path / "out")
+    assert [row.id for row in found.rows] == ["a"] and sum(found.faults.values()) == 1
+    Image.new("RGB", (24, 16), "green").save(folder / "b.png")
+    assert [row.right for row in score(folder, tmp_path / "out").rows] == [True, True]
+
+
+def test_a_picture_of_the_same_name_in_another_benchmark_is_another_picture(tmp_path):
+    asker = tiny_asker(scorer=brightness_scorer)
+    whole, torn = (write_choices(tmp_path / name, [("a", colour, "red", "blue"), ("b", "red", "red", "blue")])
+                   for name, colour in (("whole", "red"), ("torn", "")))  # fmt: skip
+    assert len(measure(Choices(whole), asker, tmp_path / "1", progress=False).rows) == 2
+    assert len(measure(Choices(torn), asker, tmp_path / "2", progress=False).rows) == 1

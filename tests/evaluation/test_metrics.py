@@ -13,6 +13,7 @@ from lynx_moe.errors import ConfigError
 from lynx_moe.evaluation import MEASURES, Answered, compare, mcnemar_p, normalise, print_report, report_table
 from lynx_moe.evaluation.answered import named_pictures
 from lynx_moe.evaluation.grounding import is_absent, matched
+from lynx_moe.evaluation.retention import same_words
 from lynx_moe.families.dialects import PercentDialect
 from lynx_moe.grounding import iou
 from synth.languages import LANGUAGES, load_pack
@@ -68,6 +69,8 @@ def test_absent_is_right_only_when_something_is_said_and_no_box_given():
     numbers = score((absent, "There is no star."), (absent, "At [1, 2, 30, 40]."), (absent, "[oops"), (absent, ""))
     assert numbers["absent"] == {"n": 4, "says_none": 0.25}
     assert numbers["acc50"] is None and numbers["n"] == 0
+    said = ["Yes, the star is on the left.", "xyz", "I don't see one.", "星はありません。", "No star at [5, 5]."]
+    assert [score((absent, text))["absent"]["says_none"] for text in said] == [0.0, 0.0, 1.0, 1.0, 0.0]
 
 
 def test_a_question_that_shows_a_point_or_a_box_asks_for_nothing_absent():
@@ -133,6 +136,15 @@ def understanding(number, answer, task="count"):
 )
 def test_answers_that_mean_the_same_are_equal(written, true):
     assert normalise(written) == normalise(true)
+
+
+@pytest.mark.parametrize(
+    ("written", "true", "same"),
+    [("", "A", False), ("the", "A", False), ("a", "A", True), ("-5", "5", False), ("1/2", "1 2", False),
+     ("12.", "12", True), ("B", "A", False), ("", "", False)],
+)  # fmt: skip
+def test_answers_of_little_but_articles_and_signs_are_held_to_them(written, true, same):
+    assert same_words(written, true) is same
 
 
 def test_retention_is_exact_match_by_task():

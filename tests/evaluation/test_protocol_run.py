@@ -187,6 +187,15 @@ def test_the_page_shows_flips_escapes_hostile_text_and_fetches_nothing(tmp_path)
     assert len(re.findall(r'class="card lost"', text)) == 4 and text.index("card lost") < text.index("card won")
 
 
+def test_the_page_is_made_of_texts_and_pictures_of_any_form(tmp_path):
+    done = both(tmp_path / "out", write_choices(tmp_path / "data", ENTRIES))
+    for rows in done.rows.values():
+        rows[0].truth = {"label": "half of a character: \ud83d"}
+    assert page(ABOUT | results_of(done) | {"curves": []}, done, {}).startswith(b"<!doctype html>")
+    for size in ((2000, 1), (1, 2000)):
+        assert thumbnail(Image.new("RGB", size), []).startswith("data:image/jpeg")
+
+
 def test_boxes_are_drawn_on_the_page_where_they_are(tmp_path):
     uri = thumbnail(Image.new("RGB", (100, 50)), [(GUESS_COLOUR, [[20, 10, 60, 40]])])
     drawn = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))

@@ -140,3 +140,37 @@ def test_a_change_of_another_number_is_drawn_in_pairs():
     change = change_of(Middle(), before, after)
     assert change["change"] == pytest.approx(0.5) and change["interval"] == pytest.approx((0.5, 0.5))
     assert change["judged"] == 0 and change["lost"] is None and change["flips"] == []
+
+
+def test_rows_that_share_one_of_their_pictures_belong_together():
+    pictures = ["a\nb", "b\na", "c", "a", "d\nc", "", ""]
+    drawn = [replace(row, picture=name) for row, name in zip(rows([True] * 7), pictures, strict=True)]
+    assert by_picture(drawn) == [[0, 1, 3], [2, 4], [5], [6]]
+
+
+def test_questions_about_few_pictures_promise_no_more_than_the_pictures():
+    before = [replace(row, picture=str(k % 5)) for k, row in enumerate(rows([True] * 500))]
+    change = change_of(Share(), before, before)
+    assert change["lost_at_most"] == pytest.approx(1 - 0.05 ** (1 / 5))
+    # All that was lost was lost on one picture: a hundred questions, and still one picture in five.
+    after = [replace(row, right=row.picture != "0") for row in before]
+    change = change_of(Share(), before, after)
+    assert change["lost"] == 100 and change["mcnemar_p"] < 1e-20 and change["pictures_p"] == 1.0
+
+
+@dataclass
+class Twice(Share):
+    """Twice the share of the first half: it equals the share of all where both halves are alike, by chance."""
+
+    headline = "score"
+
+    def summarise(self, rows):
+        right = [row.right for row in rows]
+        return {"score": sum(right[: len(right) // 2]) / max(1, len(right) // 2)}
+
+
+def test_a_headline_that_happens_to_be_the_accuracy_is_not_taken_for_it():
+    alike = rows([k % 2 == 0 for k in range(40)])
+    assert Twice().summarise(alike)["score"] == 0.5
+    assert "summed up anew" in result_of(Twice(), alike, {})["interval_by"]
+    assert "summed" not in result_of(Share(), alike, {})["interval_by"]

@@ -25,7 +25,8 @@ class Records(Protocol):
     """Questions of a folder that `python -m synth` wrote: pointing, and what is left of other skills.
 
     `right` of a referring question: IoU of the first box of at least 0.5; of one with several boxes: all found and none
-    besides; of a thing that is not there: nothing like a box; else the same words after normalising (our choice).
+    besides; of a thing that is not there: a denial, or the true answer's words, and nothing like a place; else the same
+    words after normalising (our choice).
     """
 
     name = "records"
@@ -75,7 +76,8 @@ class Records(Protocol):
             confidences=list(reply.confidences),
             errors=dict(reply.parsed.errors),
             right=verdict(answered),
-            numbers={"step_hits": answered.step_hits} | ({} if overlap is None else {"iou": overlap}),
+            numbers={"step_hits": answered.step_hits, "points": len(reply.parsed.points)}
+            | ({} if overlap is None else {"iou": overlap}),
         )
 
     def summarise(self, rows: Sequence[Row]) -> dict:
@@ -128,7 +130,8 @@ def record_of(name: str, truth: dict) -> Record:
 
 
 def answered_of(row: Row) -> Answered:
-    parsed = Parsed(boxes=[Box(*box) for box in row.boxes], errors=Counter(row.errors))
+    points = [(0.0, 0.0)] * int(row.numbers["points"])  # that there are some is all that counts
+    parsed = Parsed(boxes=[Box(*box) for box in row.boxes], points=points, errors=Counter(row.errors))
     return Answered(record_of(row.id, row.truth), row.answers[0], parsed, int(row.numbers["step_hits"]))
 
 
