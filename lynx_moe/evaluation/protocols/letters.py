@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 LETTERS = "ABCDE"
 ALONE = 3  # words of an answer beyond which an "A" may be the article
@@ -14,16 +14,17 @@ AROUND = (
 )  # fmt: skip
 
 
-def mmbench_letter(answer: str, options: Mapping[str, str]) -> str | None:
+def mmbench_letter(answer: str, options: Mapping[str, str], letters: Iterable[str] = LETTERS) -> str | None:
     """MMBench's (VLMEvalKit's) rules: one letter as a word, bare or in the usual punctuation; else the one option whose
     words are in the answer. None where they do not tell; there MMBench asks ChatGPT, and we count it as wrong.
+    `letters` are those that can be meant: MMBench's code takes five, however many options there are.
 
     >>> [mmbench_letter(said, {"A": "a cat", "B": "a dog"}) for said in ("B. a dog", "It is a cat", "a cow")]
     ['B', 'A', None]
     """
     words = answer.split()
     for before, behind in (("", ""), *AROUND):
-        found = [letter for letter in LETTERS if f"{before}{letter}{behind}" in words]
+        found = [letter for letter in letters if f"{before}{letter}{behind}" in words]
         bare = not before and not behind
         if len(found) == 1 and not (bare and "A" in words and len(words) > ALONE):
             return found[0]

@@ -102,8 +102,7 @@ class Mmvp(Pairs):
 
     def judge(self, item: Item, replies: Sequence[Reply]) -> Row:
         """Both letters."""
-        # The options are (a) and (b); the rules are written for capitals.
-        texts = [re.sub(r"\(([a-e])\)", lambda m: f"({m[1].upper()})", reply.text) for reply in replies]
+        texts = [capitals(reply.text) for reply in replies]
         read = [mmbench_letter(t, options) for t, options in zip(texts, item.truth["options"], strict=True)]
         rights = [letter == true for letter, true in zip(read, item.truth["letters"], strict=True)]
         row = written_row(item, replies, {"pair": all(rights), "individual": sum(rights) / 2}, all(rights))
@@ -168,3 +167,16 @@ class MmvpVlm(Pairs):
         first_own, first_other, second_other, second_own = scores = scores_of(replies)
         rights = [first_own > first_other, second_own > second_other]
         return scored_row(item, scores, {"pair": all(rights), "individual": sum(rights) / 2}, all(rights))
+
+
+def capitals(text: str) -> str:
+    """`text` with its option letters as capitals, for which the rules are written: in brackets, behind "answer", alone.
+
+    >>> capitals("(a) Open"), capitals("b."), capitals("Answer: a"), capitals("a dog")
+    ('(A) Open', 'B.', 'Answer: A', 'a dog')
+    """
+    for pattern in (r"\(([a-e])\)", r"(?i:\banswer(?: is)?:? ?)\(?([a-e])\b(?=\W*$)", r"^\W*([a-e])\W*$"):
+        text = re.sub(
+            pattern, lambda m: m[0][: m.start(1) - m.start()] + m[1].upper() + m[0][m.end(1) - m.start() :], text
+        )
+    return text

@@ -13,9 +13,10 @@ Benchmarks in their authors' own file formats, scored as their authors score the
 in `lynx_moe/evaluation/protocols/`; make it again with `python -m lynx_moe.evaluation.protocols > docs/protocols.md`.
 
 The settings of each are in its table below: `lynx-moe evaluate MODEL --protocols refcoco=FOLDER,split=testA`. What
-cannot be used (a missing or broken picture, one outside the folder, a repeated id) is left out and counted in `faults`,
-and so are answers for unknown ids. A split without items is refused. Protocols about places give a 95 % interval, by
-drawing pictures with replacement.
+cannot be used (a missing or broken picture, one outside the folder, a repeated id) is left out and counted in `faults`.
+A split without items is refused. Protocols about places give a 95 % interval, by drawing pictures with replacement.
+Pictures are turned as their EXIF tag says and laid on white where they are transparent, where most published code does
+neither.
 
 "Number" is the headline; "held against" is the published code, or the library, that the tests compute the number with.
 """

@@ -60,12 +60,14 @@ class SvoProbes(Pairwise):
     def _items(self, files: Files) -> Iterator[Item]:
         for row in files.rows(files.find(f"annotations/{self.split}.jsonl", f"{self.split}.jsonl")):
             taken = files.take(row, caption=str, pos_image=str, neg_image=str)
-            replaced = [part for key, part in REPLACED.items() if row.get(key)]
+            replaced = [part for key, part in REPLACED.items() if str(row.get(key)).lower() in ("true", "1")]
             if taken is None:
                 continue
-            if len(replaced) != 1 or row.get("svo_index") is None:
-                files.faults["row that does not say which part is replaced"] += 1
+            if row.get("svo_index") is None:
+                files.faults["row without an index"] += 1
                 continue
+            # The notebook counts a row of several parts for the first, and keeps one that names none.
+            part = replaced[0] if replaced else "unknown"
             caption, *names = taken
             loads = [files.picture(f"images/{name}") for name in names]
             if None in loads:
@@ -75,11 +77,11 @@ class SvoProbes(Pairwise):
                 asks=tuple(Score(image_id=n, load=load, text=caption) for n, load in zip(names, loads, strict=True)),
                 truth={
                     "images": names,
-                    "replaced": replaced[0],
+                    "replaced": part,
                     "true": row.get("pos_triplet"),
                     "false": row.get("neg_triplet"),
                 },
-                group=replaced[0],
+                group=part,
             )
 
 

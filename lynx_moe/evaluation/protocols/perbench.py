@@ -11,11 +11,11 @@ from lynx_moe.data import final_answer
 from lynx_moe.evaluation.protocols.base import PROTOCOLS, Item, Reply, Row, Write
 from lynx_moe.evaluation.protocols.coco_tables import corners, rows_of
 from lynx_moe.evaluation.protocols.grounding import mean, row_of, setting
+from lynx_moe.evaluation.protocols.letters import mmbench_letter
 from lynx_moe.evaluation.protocols.picture_files import Picture
 from lynx_moe.evaluation.protocols.refcoco_segmentation import SegmentationProtocol, drawable
 
 LETTERS = "ABCDEFGHIJ"
-_CHOSEN = re.compile(r"^\W*([A-J])(?![A-Za-z])|\b(?:answer|option)\W+(?:is\W+)?\(?([A-J])\b")
 
 
 @PROTOCOLS.register("perbench")
@@ -28,9 +28,9 @@ class PerBench(SegmentationProtocol):
     against theirs): `perbench.json`, a list of {"id", "image", "task": "vqa" or "res", "question", "regions": [[x, y,
     width, height], ..]}, with "options" and "answer" (a letter) for vqa, and COCO's "segmentation" for res. The
     question calls region k `{region:k}`, which is shown as the box's text in the family's spelling, for want of a
-    visual prompt. Captions are left out and counted: METEOR needs a Java program. `overall_without_captions` is the
-    mean of 100 * accuracy and of 50 * (cIoU + gIoU): theirs, as far as its printed numbers show, has METEOR as the
-    third term.
+    visual prompt. Letters are read by MMBench's rules. Captions are left out and counted: METEOR needs a Java program.
+    `overall_without_captions` is the mean of 100 * accuracy and of 50 * (cIoU + gIoU): theirs, as far as its printed
+    numbers show, has METEOR as the third term.
     """
 
     name = "perbench"
@@ -49,9 +49,12 @@ class PerBench(SegmentationProtocol):
                 self.faults[f"task {row.get('task')!r} is not measured"] += 1
             else:
                 picture = pictures.find(row.get("image"))
+                boxes = [corners(one) for one in row.get("regions") or ()]
                 truth = None if picture is None else self._truth(row, picture)
-                if truth is not None:
-                    yield self._item(row, picture, truth)
+                if None in boxes:
+                    self.faults["question with a region that is no box"] += 1
+                elif truth is not None:
+                    yield self._item(row, picture, truth, boxes)
 
     def _truth(self, row: dict, picture: Picture) -> dict[str, Any] | None:
         shared = {"image": picture.file, "size": list(picture.size), "task": row["task"]}
@@ -66,21 +69,23 @@ class PerBench(SegmentationProtocol):
         self.faults["choice without options, or whose answer is none of them"] += 1
         return None
 
-    def _item(self, row: dict, picture: Picture, truth: dict[str, Any]) -> Item:
-        boxes = [corners(one) for one in row.get("regions") or ()]
+    def _item(self, row: dict, picture: Picture, truth: dict[str, Any], boxes: list) -> Item:
         question = re.sub(r"\{region:(\d+)\}", r"{box:\1}", row["question"])
         if truth["task"] == "vqa":
             options = "\n".join(f"{letter}. {one}" for letter, one in zip(LETTERS, truth["options"], strict=False))
             question = f"{question}\n{options}\n{self.suffix}"
         key = str(row["id"])
         plain = self.ask(picture, question, key)
-        asked = replace(plain.record, question_boxes=tuple(box for box in boxes if box))
+        asked = replace(plain.record, question_boxes=tuple(boxes))
         return Item(id=key, asks=(Write(record=asked),), truth=truth, group=row["task"])
 
     def judge(self, item: Item, replies: Sequence[Reply]) -> Row:
         if item.truth["task"] == "res":
             return super().judge(item, replies)
-        return row_of(item, replies, right=chosen(replies[0].text) == item.truth["answer"])
+        options = dict(zip(LETTERS, item.truth["options"], strict=False))
+        return row_of(
+            item, replies, right=mmbench_letter(final_answer(replies[0].text), options, options) == item.truth["answer"]
+        )
 
     def numbers(self, rows: Sequence[Row]) -> dict:
         choices = [row for row in rows if row.truth["task"] == "vqa"]
@@ -90,13 +95,3 @@ class PerBench(SegmentationProtocol):
         if None not in (accuracy, masks["ciou"], masks["giou"]):
             overall = (100 * accuracy + 50 * (masks["ciou"] + masks["giou"])) / 2
         return {"overall_without_captions": overall, "accuracy": accuracy, **masks}
-
-
-def chosen(text: str) -> str | None:
-    """The letter that an answer chooses: at its start, or after "answer" or "option"; None when it names none.
-
-    >>> chosen("B. the red one"), chosen("The answer is (C)."), chosen("A dog"), chosen("Because")
-    ('B', 'C', 'A', None)
-    """
-    match = _CHOSEN.search(final_answer(text).strip())
-    return (match[1] or match[2]) if match else None

@@ -10,6 +10,7 @@ from lynx_moe.evaluation.protocols.base import Item, Reply, Row, Score, Write
 from lynx_moe.interval import mean_interval
 
 NO_SCORE = "score is not a number"
+TIE = "scores that are the same, which is a loss"
 
 
 def scores_of(replies: Sequence[Reply]) -> list[float]:
@@ -27,13 +28,14 @@ def first_wins(scores: Sequence[float]) -> bool:
 
 
 def scored_row(item: Item, scores: Sequence[float], numbers: Mapping[str, bool | float], right: bool | None) -> Row:
-    """The row of an item that was scored; scores that are no numbers are counted."""
+    """The row of an item that was scored; scores that are no numbers are counted, and ties of one that was lost."""
     missing = sum(map(math.isnan, scores))
+    tied = right is False and not missing and len(set(scores)) < len(scores)
     return Row(
         id=item.id, group=item.group, truth=item.truth, right=right, scores=list(scores),
         asked=[ask.text if isinstance(ask, Score) else ask.record.question for ask in item.asks],
         numbers={name: float(value) for name, value in numbers.items()},
-        errors={NO_SCORE: missing} if missing else {},
+        errors={kind: count for kind, count in ((NO_SCORE, missing), (TIE, int(tied))) if count},
     )  # fmt: skip
 
 

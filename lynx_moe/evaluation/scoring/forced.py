@@ -43,7 +43,7 @@ def log_probabilities(model, builder: SampleBuilder, rows: Sequence[Forced]) -> 
     """Of each row, for each of its `ends`: the summed log-probability of the scored tokens and that end, in float32.
 
     Rows are padded on the right, so that positions count from the prompt's first token whatever the tokenizer's own
-    padding side is, and a row's numbers do not depend on its company.
+    padding side is, and a row's numbers depend on its company by rounding alone.
 
     Raises:
         FamilyError: the model answers with another number of positions than it was shown.

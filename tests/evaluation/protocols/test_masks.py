@@ -6,7 +6,6 @@ import pickle
 import pytest
 from pycocotools import mask as official
 
-from lynx_moe.evaluation.protocols.perbench import chosen
 from lynx_moe.evaluation.protocols.reply_mask import reply_mask
 from tests.evaluation.protocols.made import REFERENCES, SIZE, at, dump, made, reply, rows, truth
 
@@ -87,19 +86,28 @@ def test_perbench_measures_choices_and_masks_and_counts_the_captions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("A", "A"),
-        ("(B)", "B"),
-        ("b", None),
-        ("The answer is C.", "C"),
-        ("Apples", None),
-        ("It is option D", "D"),
-        ("", None),
-    ],
-)
-def test_letter_of_an_answer(text, letter):
-    assert chosen(text) == letter
+    ("text", "right"),
+    [("A", True), ("(A)", True), ("A.", True), ("I think it is A.", True), ("B", False), ("a dog", False), ("", False),
+     ("A blue thing, so B.", False)],
+)  # fmt: skip
+def test_perbench_letters_are_read_among_the_options_there_are(tmp_path, text, right):
+    protocol = made("perbench", tmp_path)
+    item = next(item for item in protocol.items() if item.group == "vqa" and item.truth["answer"] == "A")
+    assert protocol.judge(item, [reply(text)]).right is right
+
+
+def test_perbench_regions_keep_their_numbers_or_the_question_is_left_out(tmp_path):
+    made("perbench", tmp_path)
+    content = json.loads((tmp_path / "perbench.json").read_text())
+    two, bad = [[10, 10, 40, 30], [50, 60, 20, 10]], [[10, 10, 0, 30], [50, 60, 20, 10]]
+    first = next(row for row in content if row["task"] == "vqa")
+    rows = [{**first, "id": k, "question": "{region:1} or {region:0}?", "regions": regions}
+            for k, regions in ((1, two), (2, bad))]  # fmt: skip
+    dump(tmp_path / "perbench.json", rows)
+    protocol = type(made("perbench", tmp_path / "other"))(folder=tmp_path)
+    (item,) = protocol.items()
+    assert item.asks[0].record.question_boxes == ((10.0, 10.0, 50.0, 40.0), (50.0, 60.0, 70.0, 70.0))
+    assert protocol.faults == {"question with a region that is no box": 1}
 
 
 def test_perbench_rows_that_cannot_be_asked_are_counted(tmp_path):

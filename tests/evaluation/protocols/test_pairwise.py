@@ -40,12 +40,14 @@ def test_svo_asks_one_caption_of_the_true_and_then_the_false_picture(svo):
     assert (first.image_id, second.image_id) == ("0.jpg", "0_n.jpg") and first.text == second.text == "a girl stands 0"
 
 
-def test_svo_rows_that_replace_nothing_or_two_parts_are_counted(tmp_path, svo):
-    none, two = svo_row(20, "none"), {**svo_row(21, "subj"), "obj_neg": True}
-    lines = [svo_row(0, "subj"), none, two, svo_row(0, "verb"), svo_row(99, "verb")]
+def test_svo_rows_of_no_part_or_two_count_as_in_the_notebook(tmp_path, svo):
+    none, two = {**svo_row(0, "none"), "svo_index": 20}, {**svo_row(0, "subj"), "svo_index": 21, "obj_neg": True}
+    words = {**svo_row(0, "subj"), "svo_index": 22, "subj_neg": "False", "verb_neg": "True"}
+    lines = [svo_row(0, "subj"), none, two, words, svo_row(0, "verb"), svo_row(99, "verb")]
     put_lines(tmp_path / "annotations/test.jsonl", lines)
-    assert [item.id for item in svo.items()] == ["0"]
-    assert svo.faults == {"row that does not say which part is replaced": 2, "duplicate id": 1, "missing picture": 2}
+    found = {item.id: item.group for item in svo.items()}
+    assert found == {"0": "subject", "20": "unknown", "21": "subject", "22": "verb"}
+    assert svo.faults == {"duplicate id": 1, "missing picture": 2}
 
 
 def valse_row(k, votes=3):

@@ -64,7 +64,21 @@ def test_unusable_rows_are_counted(spatial):
     put_json(folder / f"{kind.prefix}_qa_one_obj.json", rows)
     protocol = kind(folder=folder, objects="one")
     assert [item.id for item in protocol.items()] == ["one/4"]
-    assert protocol.faults == {"unreadable row": 2, "caption without one word of place": 1, "missing picture": 1}
+    assert protocol.faults == {
+        "unreadable row": 2,
+        "captions that do not differ in one word of place": 1,
+        "missing picture": 1,
+    }
+
+
+def test_a_things_own_name_may_hold_a_word_of_place(spatial):
+    kind, folder = spatial
+    rows = [[402, "A photo of a tank top on the left", "A photo of a tank top on the right"],
+            [402, "A photo of a tank top on the top", "A photo of a tank top on the bottom"]]  # fmt: skip
+    put_json(folder / f"{kind.prefix}_qa_one_obj.json", rows)
+    items = list(kind(folder=folder, objects="one").items())
+    assert [item.truth["place"] for item in items] == ["left"]
+    assert items[0].asks[0].question == "Is the tank top on the left or on the right?"
 
 
 @pytest.mark.parametrize(
