@@ -260,7 +260,9 @@ class SampleBuilder:
         if self.targets:
             at = prompt.rfind(question), full.rfind(answer)
             at = tuple(place if place >= 0 else None for place in at)
-            told = Told(record, self.dialect, full, question, at[0], answer, at[1], spans, tokens.answer_at)
+            told = Told(
+                record, self.dialect, full, question, at[0], answer, at[1], spans, tokens.answer_at, tokens.pictures_at
+            )
             tokens = replace(tokens, targets=tuple(t for maker in self.targets for t in maker.of_text(told)))
         return tokens
 

@@ -29,6 +29,7 @@ class Told:
         question_at, answer_at: characters of `text` where each begins; None where it is not there word for word.
         spans: characters (begin, end) of `text` of each token, before picture tokens are spread out.
         answer_token: the first token of the answer.
+        pictures_at: the tokens that stand for the pictures, before these are spread out.
     """
 
     record: Record
@@ -40,6 +41,7 @@ class Told:
     answer_at: int | None
     spans: Sequence[tuple[int, int]]
     answer_token: int
+    pictures_at: tuple[int, ...] = ()
 
     def token_of(self, character: int) -> int | None:
         """The token that spells a character of `text`; None where none does."""

@@ -104,7 +104,9 @@ class RegionTargets(TargetMaker):
 
 
 def phrase_end(told: Told) -> int | None:
-    """The last token of the record's phrase in the question; None where the question does not hold it."""
+    """The last token of the record's phrase in the question; None where the question does not hold it, and where a
+    picture comes after it, which a causal decoder has not seen there.
+    """
     phrase = told.record.phrase
     if not phrase or told.question_at is None:
         return None
@@ -114,7 +116,9 @@ def phrase_end(told: Told) -> int | None:
     if end < len(phrase):
         return None
     place = told.token_of(told.question_at + end - 1)
-    return place if place is not None and place < told.answer_token else None
+    if place is None or any(place < picture for picture in told.pictures_at):
+        return None
+    return place if place < told.answer_token else None
 
 
 @OBJECTIVES.register("regions")

@@ -57,8 +57,9 @@ class HeldOut:
         finally:
             model.train(was_training)
         nats, tokens = (accelerator.reduce(value, "sum") for value in (nats, tokens))
-        means = dict(zip(loss.terms, (nats / tokens.clamp(min=1)).tolist(), strict=True))
-        weighed = {name: mean for name, mean in means.items() if loss.terms[name] > 0}
+        means = zip(loss.terms, (nats / tokens.clamp(min=1)).tolist(), tokens.tolist(), strict=True)
+        # Nothing to measure a term on is no 0.0.
+        weighed = {name: mean for name, mean, count in means if loss.terms[name] > 0 and count}
         whole = sum(loss.terms[name] * mean for name, mean in weighed.items())
         return {"eval_loss": whole} | {f"eval_{name}": mean for name, mean in weighed.items()}
 

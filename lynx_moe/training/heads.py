@@ -52,7 +52,7 @@ def attach_heads(model: nn.Module, settings: Settings) -> None:
     base = model.get_base_model()
     decoder_of(base)  # raises
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.random.default_generator.manual_seed(settings.seed)  # `manual_seed` would seed every GPU too
         heads = nn.ModuleDict({name: OBJECTIVES.get(name)(width_of(base), **own) for name, own in chosen.items()})
     for name, own in chosen.items():
         heads[name].settings = own

@@ -13,7 +13,7 @@ from lynx_moe.evaluation import generate_answers
 from lynx_moe.evaluation.constrained import OnlyWholeBoxes, Vocabulary
 from lynx_moe.evaluation.token_text import spoken
 from lynx_moe.families.dialects import DIALECTS, Geometry, LlavaDialect, PercentDialect
-from lynx_moe.families.dialects.grammar import Grammar, Label, Number, State
+from lynx_moe.families.dialects.grammar import LONGEST_LABEL, Again, Grammar, Label, Number, State
 from lynx_moe.grounding import Box
 from tests.data.written import small_folder
 from tests.evaluation.real_tokenizers import all_marks, with_marks
@@ -68,8 +68,9 @@ def boxes_in(grammar, text):
 
 
 def long_enough(grammar):
-    """Tokens in which a box ends, also one whose label is drawn at random."""
-    return 140 if any(isinstance(part, Label) for parts in grammar.alternatives for part in parts) else 40
+    """Tokens in which a box ends, also one whose label is drawn at random, or of a list that goes on at random."""
+    long = any(isinstance(part, Label | Again) for parts in grammar.alternatives for part in parts)
+    return LONGEST_LABEL + 120 if long else 40
 
 
 def assert_whole(dialect, grammar, text, size):
@@ -93,7 +94,7 @@ def test_random_choices_always_end_in_boxes_that_can_be_read(kind, name):
             ids = written(vocabulary, grammar, draw, long_enough(grammar), opening)
             text, _ = spoken(ids, [], tokenizer, dialect.marks)
             ended += assert_whole(dialect, grammar, text, size)
-    assert ended >= 3
+    assert ended >= 3 or name in LISTING  # beams and draws may list boxes without end
 
 
 @pytest.mark.parametrize("name", BOXES)
@@ -160,6 +161,40 @@ def test_an_outline_is_not_held_to_the_form_of_a_box():
     assert read(florence, f"cat{outline}<loc_9><loc_9><loc_5>") is None
 
 
+LISTING = ("internvl", "deepseek_vl2", "glm4v")
+SEVERAL = {
+    "internvl": "<ref>cat</ref><box>[[1, 2, 3, 4], [5, 6, 7, 8]]</box>",
+    "deepseek_vl2": "<|ref|>cat<|/ref|><|det|>[[1, 2, 3, 4], [5, 6, 7, 8]]<|/det|>",
+    "glm4v": "<|begin_of_box|>[[1,2,3,4],[5,6,7,8]]<|end_of_box|>",
+    "shikra": "[0.100,0.200,0.300,0.400;0.500,0.500,0.700,0.900]",
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_boxes_of_one_list_are_let_through(name):
+    dialect = DIALECTS.get(name)()
+    state = dialect.grammar((100, 100)).advance(State(), SEVERAL[name])
+    assert state is not None and not state.in_box
+    assert len(dialect.decode(SEVERAL[name], (100, 100)).boxes) == 2
+
+
+@pytest.mark.parametrize("name", [name for name in BOXES if name not in ("kosmos2", "florence2")])
+@pytest.mark.parametrize("geometry", [Geometry(pad_square=True), Geometry()])
+def test_thin_boxes_at_the_edges_of_a_padded_picture_are_well_formed(name, geometry):
+    dialect = DIALECTS.get(name)(geometry)
+    draw = np.random.default_rng(0)
+    for size in ((333, 517), (1, 35), (640, 480)):
+        grammar = dialect.grammar(size)
+        for _ in range(20):
+            x, y = draw.choice([0.0, 1.0], 2) * size + draw.uniform(-0.004, 0.004, 2) * size
+            box = Box(x, y, x + draw.uniform(0.001, 0.01) * size[0], y + draw.uniform(0.001, 0.5) * size[1])
+            try:
+                text = dialect.encode(box, size)
+            except DialectError:
+                continue  # nothing of it is in the picture
+            assert grammar.advance(State(), text) is not None, (box, text)
+
+
 LABELLED = Grammar('"bbox_2d": [', ((Number(0, 9), ', 0], "label": "', Label(), '"}'),))
 
 
@@ -188,7 +223,8 @@ def test_a_box_with_a_label_ends_whatever_is_drawn(kind):
     vocabulary, draw = Vocabulary(tokenizer), np.random.default_rng(0)
     opening = tokenizer('"bbox_2d": [', add_special_tokens=False)["input_ids"]
     for _ in range(5):
-        text, _ = spoken(written(vocabulary, LABELLED, draw, len(opening) + 100, opening), [], tokenizer)
+        longest = len(opening) + LONGEST_LABEL + 60
+        text, _ = spoken(written(vocabulary, LABELLED, draw, longest, opening), [], tokenizer)
         assert '"}' in text and LABELLED.advance(State(), text) is not None
 
 
@@ -317,7 +353,7 @@ def test_rows_of_a_batch_and_their_beams_are_followed_each_by_itself(name):
     for row, ids in enumerate(out[:, 3:].tolist()):
         text, _ = spoken(ids, [], tokenizer, dialect.marks)
         ended += assert_whole(dialect, grammars[row // 2], text, sizes[row // 2])
-    assert ended >= 3
+    assert ended >= 3 or name in LISTING  # beams and draws may list boxes without end
 
 
 def test_a_tokenizer_that_cannot_write_the_dialect_says_so(model_and_processor, records):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from lynx_moe.families.dialects.base import Parsed
 from lynx_moe.families.dialects.geometry import Size
+from lynx_moe.families.dialects.grammar import Grammar, derive
 from lynx_moe.families.dialects.numbers import NumberDialect
 
 # A group never contains a bracket, so scanning stops at the next one: linear for any text.
@@ -29,6 +30,9 @@ class BracketDialect(NumberDialect):
 
     def encode_point(self, point: Iterable[float], size: Size) -> str:
         return f"[{self.comma.join(self.point_numbers(point, size))}]"
+
+    def grammar(self, size: Size) -> Grammar:
+        return derive(self, size, between=self.several)
 
     def decode(self, text: str, size: Size) -> Parsed:
         parsed = Parsed()

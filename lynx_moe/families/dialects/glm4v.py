@@ -14,9 +14,10 @@ from lynx_moe.families.dialects.marked import MarkedDialect
 class Glm4vDialect(MarkedDialect):
     """Integers 0 to 1000 of the picture, `round(x / width * 1000)` (zai-org/GLM-V, the grounding skill's notes).
 
-    The marks stand around any final answer of these models, so words between them are no error. There is no place for
-    a label. On request they also write JSON with `bbox_2d` in the same frame: that spelling is `qwen3_vl`'s. A point
-    as two numbers in the same list is unverified.
+    The marks stand around any final answer of these models, so words between them are no error. Their model card says
+    that the style of brackets may vary, so four numbers between the marks are read in any round or square ones, or in
+    none; frame and order are the same. There is no place for a label. On request they also write JSON with `bbox_2d` in
+    the same frame: that spelling is `qwen3_vl`'s. A point as two numbers in the same list is unverified.
 
     >>> Glm4vDialect().encode((10, 20, 30, 40), (100, 100))
     '<|begin_of_box|>[[100,200,300,400]]<|end_of_box|>'
@@ -39,4 +40,4 @@ class Glm4vDialect(MarkedDialect):
         derived = super().grammar(size)
         (head,) = {parts[0] for parts in derived.alternatives}
         rest = tuple(parts[1:] for parts in derived.alternatives)
-        return replace(derived, opening=derived.opening + head, alternatives=rest)
+        return replace(derived, opening=derived.opening + head, alternatives=rest, heads=0)

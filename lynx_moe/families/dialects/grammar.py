@@ -18,7 +18,7 @@ from lynx_moe.grounding import Box
 if TYPE_CHECKING:
     from lynx_moe.families.dialects.base import Dialect
 
-LONGEST_LABEL = 40  # characters after which a label must end; one token may overshoot
+LONGEST_LABEL = 120  # characters after which a label must end; one token may overshoot
 NO_LABEL = frozenset('"\\<>[]{};\x7f') | set(map(chr, range(32)))
 NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 SAMPLE = "something"
@@ -60,7 +60,9 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Another box must follow at once, as behind an opening."""
+    """Another box must follow at once: as behind an opening, or `inside` of a list that is open already."""
+
+    inside: bool = False
 
 
 Part = str | Number | Label | Again
@@ -100,11 +102,13 @@ class Grammar:
         opening: the text from which on a box must follow.
         alternatives: what may follow it; the last part of each is fixed text, or `Again` behind one.
         skips: two marks between which nothing is a box, or None.
+        heads: how many parts of each alternative stand in front of a whole list, and not of each box in it.
     """
 
     opening: str
     alternatives: tuple[tuple[Part, ...], ...]
     skips: tuple[str, str] | None = None
+    heads: int = 0
 
     def advance(self, state: State, text: str) -> State | None:
         """The state after `text`, or None if a box in it is not well formed.
@@ -125,8 +129,9 @@ class Grammar:
             places = {after for place in state.places for after in _after(place, char)}
             if any(not place.parts for place in places):
                 return State()
-            if any(place.parts == (Again(),) for place in places):
-                return self._opened
+            again = next((place.parts[0] for place in places if isinstance(place.parts[0], Again)), None)
+            if again is not None:
+                return self._inside if again.inside else self._opened
             return State(places=frozenset(places)) if places else None
         tail = state.tail + char
         if state.skipping:
@@ -140,6 +145,10 @@ class Grammar:
     @property
     def _opened(self) -> State:
         return State(places=frozenset(map(Place, self.alternatives)))
+
+    @property
+    def _inside(self) -> State:
+        return State(places=frozenset(Place(parts[self.heads :]) for parts in self.alternatives))
 
     def alike(self, state: State) -> State:
         """One state for all from which the same can follow: in a label that may go on its length does not matter."""
@@ -221,7 +230,12 @@ def spellings(number: Number, earlier: tuple[int, ...]) -> tuple[frozenset[str],
 
 
 def derive(
-    dialect: Dialect, size: tuple[int, int], *, may_equal: bool = False, skips: tuple[str, str] | None = None
+    dialect: Dialect,
+    size: tuple[int, int],
+    *,
+    may_equal: bool = False,
+    skips: tuple[str, str] | None = None,
+    between: str | None = None,
 ) -> Grammar:
     """The grammar of a dialect that writes four numbers in the order of corners (x and y in either order).
 
@@ -229,21 +243,27 @@ def derive(
     mark in front of its numbers on; where there is no mark, from the text in front of them. Labels in front of that are
     free.
 
+    Args:
+        between: what may stand between two boxes of one list; None where each stands alone.
+
     Raises:
         DialectError: the spelling is not of that kind.
     """
     whole = Box(0, 0, *size)
     texts = dict.fromkeys(dialect.encode(box, size) for box in (whole, replace(whole, label=SAMPLE)))
-    found = [_parts(dialect, text, may_equal) for text in texts]
+    found = [_parts(dialect, text, size, may_equal) for text in texts]
     opening = os.path.commonprefix([head[::-1] for head, _ in found])[::-1]
     if not opening:
         raise _not_of_that_kind(dialect, list(texts)[-1])
     mark = next((match[0] for pattern in _patterns(dialect) if (match := pattern.match(opening))), opening)
     rest = (opening[len(mark) :],) if mark != opening else ()
-    return Grammar(mark, tuple(dict.fromkeys((*rest, *parts) for _, parts in found)), skips)
+    lists = [parts for _, parts in found]
+    if between is not None:
+        lists += [(*parts[:7], between, Again(inside=True)) for parts in lists]
+    return Grammar(mark, tuple(dict.fromkeys((*rest, *parts) for parts in lists)), skips, heads=len(rest))
 
 
-def _parts(dialect: Dialect, text: str, may_equal: bool) -> tuple[str, tuple[Part, ...]]:
+def _parts(dialect: Dialect, text: str, size: tuple[int, int], may_equal: bool) -> tuple[str, tuple[Part, ...]]:
     """What stands in front of the numbers, from the last mark on, and the parts from the first number on."""
     place = dialect.coordinates.search(text)
     numbers = list(NUMBER.finditer(text, *place.span())) if place else []
@@ -253,11 +273,27 @@ def _parts(dialect: Dialect, text: str, may_equal: bool) -> tuple[str, tuple[Par
     decimals = len(spelled[0].partition(".")[2])
     width = len(spelled[0]) if spelled[0].startswith("0") and not decimals else 0
     values = [round(float(each) * 10**decimals) for each in spelled]
+
+    def reads(changed: dict[int, int]) -> bool:
+        """Whether it is a box too with these of its numbers."""
+        written, begin = [], 0
+        for k, match in enumerate(numbers):
+            number = Number(0, 0, width, decimals).spell(changed.get(k, values[k]))
+            written, begin = [*written, text[begin : match.start()], number], match.end()
+        return len(dialect.decode("".join(written) + text[begin:], size).boxes) == 1
+
     parts: list[Part] = []
     for k, match in enumerate(numbers):
-        low, high = values[k % 2], values[k % 2 + 2]
+        near, far = k % 2, k % 2 + 2
+        low, high = values[near], values[far]
         if not may_equal:
-            low, high = (low, high - 1) if k < 2 else (low + 1, high)
+            # The edges of a padded or cropped picture lie between two numbers, and the outer one may begin or end a
+            # box that has a part inside.
+            outer = low - reads({near: low - 1}), high + reads({far: high + 1})
+            if k < 2:
+                low, high = outer[0], high - (not reads({near: high, far: high + 1}))
+            else:
+                low, high = low + (not reads({near: low - 1, far: low})), outer[1]
         parts.append(Number(low, high, width, decimals, None if k < 2 else k - 2, may_equal))
         parts.append(text[match.end() : numbers[k + 1].start() if k < 3 else len(text)])
     if SAMPLE in parts[-1]:

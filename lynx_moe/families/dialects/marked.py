@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from lynx_moe.errors import DialectError
 from lynx_moe.families.dialects.base import Parsed
 from lynx_moe.families.dialects.geometry import Size
+from lynx_moe.families.dialects.grammar import Grammar, derive
 from lynx_moe.families.dialects.numbers import NumberDialect, bare_boxes
 from lynx_moe.grounding import Box
 
@@ -19,6 +20,8 @@ PAIRS = re.compile(r"\s*\(([^(),]*),([^(),]*)\)\s*(?:,\s*\(([^(),]*),([^(),]*)\)
 QUAD = re.compile(r"\s*" + r",\s*".join([r"\(([^(),]*),([^(),]*)\)\s*"] * 4))
 LISTS = re.compile(r"\s*\[\s*\[")
 LIST = re.compile(r"\[([^\[\]]*)\]")
+NUMBERS = re.compile(r"-?[0-9]+")
+LOOSE = re.compile(r"[\s0-9,()\[\]-]*")
 # What may stand between a name and its box, or between two boxes of one name.
 JOINS = " \n,[]"
 
@@ -101,6 +104,11 @@ class MarkedDialect(NumberDialect):
         parsed.errors = +parsed.errors
         return parsed
 
+    def grammar(self, size: Size) -> Grammar:
+        return derive(
+            self, size, between="], [" if self.lists and self.comma == ", " else "],[" if self.lists else None
+        )
+
     def _written(self, numbers: Sequence[str]) -> str:
         if self.lists:
             return f"[[{self.comma.join(numbers)}]]"
@@ -120,10 +128,8 @@ class MarkedDialect(NumberDialect):
     def _read_lists(
         self, parsed: Parsed, body: str, closed: bool, size: Size, span: tuple[int, int], label: str
     ) -> None:
-        if self.any_answer and "[" not in body:
-            return
         if not LISTS.match(body):
-            parsed.errors["unparseable"] += 1
+            self._read_loose(parsed, body, closed, size, span)
             return
         for group in LIST.finditer(body):
             parts = group[1].split(",", 4)
@@ -133,6 +139,15 @@ class MarkedDialect(NumberDialect):
                 self.take_box(parsed, parts, size, span, label)
         rest = re.sub(r"[\s,]", "", LIST.sub("", body))
         if rest != "[]" or not closed:  # whole boxes count, but what is cut off or beside them is told
+            parsed.errors["unparseable"] += 1
+
+    def _read_loose(self, parsed: Parsed, body: str, closed: bool, size: Size, span: tuple[int, int]) -> None:
+        """What has no double brackets: numbers in other ones where the marks are around any answer, else an error."""
+        numbers = NUMBERS.findall(body) if self.any_answer and closed else []
+        if numbers and LOOSE.fullmatch(body) and len(numbers) % 4 == 0:
+            for k in range(0, len(numbers), 4):
+                self.take_box(parsed, numbers[k : k + 4], size, span)
+        elif not self.any_answer or (LOOSE.fullmatch(body) and len(numbers) != 1):
             parsed.errors["unparseable"] += 1
 
     def _read_quad(self, parsed: Parsed, body: str, closed: bool, size: Size) -> None:

@@ -21,7 +21,9 @@ from lynx_moe.families.dialects.location import in_pixels, share_of
 # A tag never contains "<" or ">", so scanning stops at the next one: linear for any text.
 TAG = re.compile(r"<points?\b([^<>]*)(>?)")
 TEXT = re.compile(r'\balt="[^"]*"')
-PAIR = re.compile(r'\bx([0-9]{0,4})="([0-9]{1,6}(?:\.[0-9]{1,6})?)" +y\1="([0-9]{1,6}(?:\.[0-9]{1,6})?)"')
+PAIR = re.compile(
+    r'\bx([0-9]{0,4})=" {0,4}([0-9]{1,6}(?:\.[0-9]{1,6})?) {0,4}"\s{1,4}y\1=" {0,4}([0-9]{1,6}(?:\.[0-9]{1,6})?) {0,4}"'
+)
 ATTRIBUTE = re.compile(r"\b[xy][0-9]*=")
 COORDS = re.compile(r'\bcoords="([^"]*)"')
 GROUP = re.compile(r"[0-9.]{1,12}((?: [0-9]{1,6} [0-9]{3,4} [0-9]{3,4})+)")

@@ -191,6 +191,9 @@ def test_several_boxes_of_one_name_all_get_it():
 
 
 def test_glms_answer_marks_may_hold_words():
+    for style in ("[94,598,177,991]", "(94, 598, 177, 991)", "(94,598),(177,991)", "94,598,177,991"):
+        assert boxes("glm4v", f"<|begin_of_box|>{style}<|end_of_box|>") == [(94, 598, 177, 991)]
+    assert not read("glm4v", "<|begin_of_box|>x[3]<|end_of_box|>").errors
     assert not read("glm4v", "The answer is <|begin_of_box|>a red car<|end_of_box|>.").errors
     text = "The second bottle from the right is <|begin_of_box|>[[94,598,177,991]]<|end_of_box|>."
     assert boxes("glm4v", text) == [(94, 598, 177, 991)]
@@ -262,7 +265,11 @@ REFUSED = {
         ("<box>(1,2),(3,4)</box>", "unparseable"),
     ],
     "deepseek_vl2": [("<|det|>[[1, 2, 3, 1000]]<|/det|>", "out_of_range")],
-    "glm4v": [("<|begin_of_box|>[94,598,177,991]<|end_of_box|>", "unparseable")],
+    "glm4v": [
+        ("<|begin_of_box|>94,598<|end_of_box|>", "unparseable"),
+        ("<|begin_of_box|>[94,598,177,9910]<|end_of_box|>", "out_of_range"),
+        ("<|begin_of_box|>(94,598),(17,991)<|end_of_box|>", "inverted"),
+    ],
     "ovis2_5": [
         ("<box>(0.1,0.2),(0.3,1.000)</box>", "out_of_range"), ("<box>(0.1,0.2)</box>", "unparseable"),
         ("<point>(0.1,0.2),(0.3,0.4)</point>", "unparseable"), ("<box>(100,200),(300,400)</box>", "out_of_range"),
