@@ -140,7 +140,9 @@ def test_killed_while_its_data_is_being_made(server, settings, tmp_path):
         process.join(share * seconds)
         process.kill()
         finish(process)
-    assert finish(start(server, parts)) == 0, said(parts)
+    # On a fast machine one of those above may have ended before it was killed; then there is nothing left to do.
+    if not (tmp_path / "parts/run/run.json").is_file():
+        assert finish(start(server, parts)) == 0, said(parts)
     assert result(parts) == result(whole)
 
 
