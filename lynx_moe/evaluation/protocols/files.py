@@ -31,7 +31,7 @@ BLOCK = 1 << 26
 
 
 def setting(default: object, help: str):
-    """A field of a protocol with one sentence about it, for the docs."""
+    """A field of a protocol with one sentence about it, which `docs/protocols.md` shows."""
     return field(default=default, metadata={"help": help})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
@@ -15,16 +15,13 @@ import numpy as np
 from lynx_moe.data import Record
 from lynx_moe.errors import ConfigError, RecordError
 from lynx_moe.evaluation.protocols.base import Item, Protocol, Reply, Row, Write
+from lynx_moe.evaluation.protocols.files import setting
 from lynx_moe.evaluation.protocols.picture_files import Picture, PictureFiles
+from lynx_moe.evaluation.protocols.ranking import mean
 from lynx_moe.grounding import Box
 from lynx_moe.interval import bootstrap_interval
 
 UNRANKED = 1.0  # the confidence of a box whose reply has none: all rank alike, and the order of writing decides
-
-
-def setting(default: object, help: str):
-    """A field of a protocol with one sentence about it, which `docs/protocols.md` shows."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(kw_only=True)
@@ -198,12 +195,6 @@ def is_ranked(reply: Reply) -> bool:
 def first_box(reply: Reply) -> Box | None:
     """The box that stands for an answer: the first one, whatever else was written."""
     return reply.parsed.boxes[0] if reply.parsed.boxes else None
-
-
-def mean(values: Iterable[float | bool]) -> float | None:
-    """The mean, None of nothing."""
-    told = [float(value) for value in values]
-    return sum(told) / len(told) if told else None
 
 
 def picture_interval(rows: Sequence[Row], values: Sequence[float]) -> list[float] | None:
