@@ -120,6 +120,7 @@ def _run(
     folder: Path, base_path: str | Path | None, dialect: str | None, dtype: str | None, dequantise: bool, adapter: Path
 ) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
+    from lynx_moe.objectives.attached import attach_serving
     from lynx_moe.training.base import load_base
     from lynx_moe.training.checkpoints import fault_of
     from lynx_moe.training.settings import ModelSettings, QuantSettings
@@ -136,12 +137,14 @@ def _run(
             f"{adapter} is torn: {fault}", why="it changed after it was written", fix="remove it, and ask the others"
         )
     model = load_adapter(base, adapter)
+    attach_serving(model, adapter)
     return replace(_loaded("run", model, processor, dialect or settings.dialect), notes=notes)
 
 
 def _adapter(folder: Path, base: str | Path | None, dialect: str | None, dtype: str | None, dequantise: bool) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
     from lynx_moe.export.base_pin import refuse_another_base
+    from lynx_moe.objectives.attached import attach_serving
 
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -164,6 +167,7 @@ def _adapter(folder: Path, base: str | Path | None, dialect: str | None, dtype: 
         refuse_other_bytes(found.model, folder)
     notes = _dequantised(found.model) if dequantise else ()
     model = load_adapter(found.model, folder)
+    attach_serving(model, folder)
     return replace(_loaded("adapter", model, found.processor, found.dialect.name), notes=notes)
 
 

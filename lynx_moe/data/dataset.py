@@ -33,6 +33,8 @@ class Source:
         self.builder = screen.builder
         self.stepwise = screen.stepwise
         self._pictures = PictureCache(self.builder.processor.image_processor, cache_bytes)
+        self._of_pictures = PictureCache(None, cache_bytes)
+        self._targets_read_pictures = any(maker.reads_pictures for maker in self.builder.targets)
         self._tokens = dict(islice(known.items(), REMEMBERED_TEXTS))
 
     def tokens(self, position: int) -> list[Tokens]:
@@ -53,6 +55,19 @@ class Source:
         return side_by_side(
             [
                 self._pictures.get(picture, lambda k=k: self.builder.pixels(self.records[position].image(k)))
+                for k, picture in enumerate(self.records.pictures(position))
+            ]
+        )
+
+    def picture_targets(self, position: int) -> dict[str, torch.Tensor]:
+        """What objectives want of the record's pictures, joined; nothing where none wants anything."""
+        if not self._targets_read_pictures:
+            return {}
+        return side_by_side(
+            [
+                self._of_pictures.get(
+                    picture, lambda k=k: self.builder.picture_targets(self.records[position].image(k))
+                )
                 for k, picture in enumerate(self.records.pictures(position))
             ]
         )
@@ -159,7 +174,7 @@ class Screened(Dataset):
         return rows if isinstance(found, list) else rows[0]
 
     def _made(self, place: int) -> Samples:
-        text, pixels = self.text(place), self.pixels(place)
+        text, pixels = self.text(place), self.pixels(place) | self.picture_targets(place)
         return [row | pixels for row in text] if isinstance(text, list) else text | pixels
 
     @abstractmethod
@@ -169,6 +184,10 @@ class Screened(Dataset):
     @abstractmethod
     def pixels(self, place: int) -> dict[str, torch.Tensor]:
         """What the image processor makes of the pictures at that place, in the order in which they stand there."""
+
+    @abstractmethod
+    def picture_targets(self, place: int) -> dict[str, torch.Tensor]:
+        """What objectives beside the answer want of those pictures, in the same order; nothing for most."""
 
     @abstractmethod
     def pictures(self, place: int) -> list[int]:
@@ -222,6 +241,9 @@ class SampleDataset(Screened):
 
     def pixels(self, place: int) -> dict[str, torch.Tensor]:
         return self._source.pixels(place)
+
+    def picture_targets(self, place: int) -> dict[str, torch.Tensor]:
+        return self._source.picture_targets(place)
 
     def pictures(self, place: int) -> list[int]:
         return self.records.pictures(place)

@@ -84,6 +84,9 @@ class PackedDataset(Screened):
     def pixels(self, place: int) -> dict[str, torch.Tensor]:
         return side_by_side([self._source.pixels(position) for position in self._shown(place)])
 
+    def picture_targets(self, place: int) -> dict[str, torch.Tensor]:
+        return side_by_side([self._source.picture_targets(position) for position in self._shown(place)])
+
     def pictures(self, place: int) -> list[int]:
         return [picture for position in self._shown(place) for picture in self.records.pictures(position)]
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lynx_moe.data.pictures import side_by_side
+from lynx_moe.data.pictures import join, side_by_side
 from lynx_moe.data.sample import IGNORED, Tokens
 from lynx_moe.errors import FamilyError
 
@@ -44,8 +44,9 @@ def pack(samples: Sequence[dict[str, torch.Tensor]], prefix: int) -> dict[str, t
         prefix: tokens to keep once; none of them is learned.
 
     Returns:
-        The samples' tensors as one row (L,), with `position_ids` and `segment_ids` (1 for the prefix, 2.. for the
-        records, so that 0 is left for padding). `is_grounding` is False on the prefix, which belongs to no record.
+        The samples' tensors over tokens as one row (L,), with `position_ids` and `segment_ids` (1 for the prefix, 2..
+        for the records, so that 0 is left for padding), and items of targets joined. `is_grounding` is False on the
+        prefix, which belongs to no record.
 
     Raises:
         ValueError: the prefixes differ, or one of them is learned.
@@ -57,11 +58,10 @@ def pack(samples: Sequence[dict[str, torch.Tensor]], prefix: int) -> dict[str, t
         # The token before an answer predicts its first token; it has to lie in the segment, not in the shared prefix.
         if (sample["labels"][: prefix + 1] != IGNORED).any():
             raise ValueError("an answer begins within the shared prefix")
-    row = {
-        name: torch.cat([first[name][:prefix], *(sample[name][prefix:] for sample in samples)])
-        for name in first
-        if name != "attention_mask"
-    }
+    over_tokens = [n for n, v in first.items() if v.shape == first["input_ids"].shape and n != "attention_mask"]
+    row = {n: torch.cat([first[n][:prefix], *(sample[n][prefix:] for sample in samples)]) for n in over_tokens}
+    # Items of targets: none of them is of a token of the prefix.
+    row |= {n: join([sample[n] for sample in samples]) for n, v in first.items() if v.ndim > 1}
     own = [len(sample["input_ids"]) - prefix for sample in samples]
     row["is_grounding"][:prefix] = False
     row["position_ids"] = torch.cat([torch.arange(prefix), *(torch.arange(prefix, prefix + n) for n in own)])
@@ -74,7 +74,8 @@ def pack(samples: Sequence[dict[str, torch.Tensor]], prefix: int) -> dict[str, t
 def chain(groups: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """What `pack` made of several groups as one row (L,), with `group_ids` (1, 2, ..) to tell them apart.
 
-    What is not over tokens, the pictures if there are any, is joined along its first axis in the order of the groups.
+    What is not over tokens (items of targets, pictures if there are any) is joined along its first axis in the order of
+    the groups.
     """
     length = len(groups[0]["input_ids"])
     over_tokens = [name for name, value in groups[0].items() if value.ndim == 1 and len(value) == length]

@@ -118,14 +118,16 @@ class SampleBuilder:
 
         Returns:
             `input_ids`, `labels` (-100 outside the answer), `attention_mask`, `is_grounding` and, if asked for,
-            `in_box`, `in_step` and targets, each (L,), with the processor's own token types if it has them; and, when
-            there are pictures, what the image processor returns for them, joined along the first axis.
+            `in_box`, `in_step` and targets, each (L,), with the processor's own token types if it has them; items of
+            targets; and, when there are pictures, what the image processor returns for them and targets of pictures,
+            each joined along the first axis.
 
         Raises:
             DialectError: a box of the record cannot be written. RecordError: the text cannot be tokenised as a sample.
         """
         sample = self.sample(self.tokens([record])[0], record.sizes)
-        return sample | side_by_side([self.pixels(record.image(k)) for k in range(len(record.sizes))])
+        images = [record.image(k) for k in range(len(record.sizes))]
+        return sample | side_by_side([self.pixels(image) | self.picture_targets(image) for image in images])
 
     def tokens(self, records: Sequence[Record], suffix: str = STEPWISE_SUFFIX) -> list[Tokens]:
         """Prompt and true answer of each record, tokenised; `suffix` ends the questions of stepwise records."""
@@ -148,7 +150,7 @@ class SampleBuilder:
         return len(tokens.ids) + sum(len(self.picture_ids(size)) - 1 for size in sizes)
 
     def sample(self, tokens: Tokens, sizes: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """The token tensors of a sample, each (L,)."""
+        """The token tensors of a sample, each (L,), and items of targets, (items, ..)."""
         ids = self.spread(tokens, sizes)
         answer_at = tokens.answer_at + len(ids) - len(tokens.ids)
         learned_at = answer_at + tokens.given
@@ -170,7 +172,7 @@ class SampleBuilder:
         }
 
     def _targets(self, tokens: Tokens, sizes: Sequence[tuple[int, int]], length: int) -> dict[str, torch.Tensor]:
-        """(L,) each target that was asked for, those of the pictures' tokens with them."""
+        """(L,) each target over tokens, those of the pictures' tokens with them; and (items, ..) those of items."""
         if not self.targets:
             return {}
         found = {name: torch.zeros(length, dtype=t) for maker in self.targets for name, t in maker.names.items()}
@@ -183,6 +185,10 @@ class SampleBuilder:
         for target in tokens.targets:
             for name, value in target.values.items():
                 found[name][target.place + before[target.place]] = value
+        for maker in self.targets:
+            own = [t for t in tokens.targets if t.item is not None and maker.makes(t)]
+            made = maker.of_items(self.processor, [t.item for t in sorted(own, key=lambda t: t.place)])
+            found |= {name: torch.from_numpy(values) for name, values in made.items()}
         return found
 
     def _of_picture(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -218,6 +224,12 @@ class SampleBuilder:
         made = self.processor.image_processor(images=image, return_tensors="pt", **how)
         dropped = set(getattr(self.processor, "unused_input_names", ()))
         return {name: value for name, value in made.items() if name not in dropped}
+
+    def picture_targets(self, image: Image.Image) -> dict[str, torch.Tensor]:
+        """(1, ..) what objectives beside the answer want of one picture; nothing for most."""
+        makers = [maker for maker in self.targets if maker.reads_pictures]
+        made = {name: value for maker in makers for name, value in maker.of_image(self.processor, image).items()}
+        return {name: torch.from_numpy(value) for name, value in made.items()}
 
     def picture_ids(self, size: tuple[int, int]) -> np.ndarray:
         """(P,) the token ids that stand for a picture of `size` (width, height)."""

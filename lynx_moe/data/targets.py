@@ -1,7 +1,11 @@
-"""Per-token targets that an objective asks for beside the answer, made of records where records become samples.
+"""Targets that an objective asks for beside the answer, made of records where records become samples.
 
-Everything is a 1-D tensor over a sample's tokens, 0 where nothing is said. So batching, packing, step-wise cutting
-and the frozen-prefix cache treat targets as they treat labels, and none of them knows what an objective wants.
+Three kinds, told apart by their shape, so that batching, packing, step-wise cutting and the frozen-prefix cache carry
+them as they carry labels and pictures, and none of them knows what an objective wants:
+
+    over tokens    (L,): a value for each token of a sample, 0 where nothing is said
+    of items       (items, ..): what no single number says (a mask), one for each token that bears one, in their order
+    of pictures    (pictures, ..): what is made of the picture itself, one for each picture that a row shows, in order
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from lynx_moe.data.records import Record
 from lynx_moe.families.dialects import Dialect
@@ -50,10 +55,14 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is said of one token: its place before picture tokens are spread out, and values by name."""
+    """What is said of one token: its place before picture tokens are spread out, and values by name.
+
+    `item` is what its maker's `of_items` makes an array of when the sample is asked for; kept small until then.
+    """
 
     place: int
     values: dict[str, float]
+    item: Any = None
 
 
 class TargetMaker(ABC):
@@ -61,12 +70,18 @@ class TargetMaker(ABC):
 
     Attributes:
         objective: whose targets they are. looks_for: what records it makes them of, in words.
-        names: every tensor that it makes, with its type; names begin with `TARGET`.
+        names: every tensor over tokens that it makes, with its type; names of all tensors begin with `TARGET`.
+        reads_pictures: whether it makes something of the pictures themselves.
     """
 
     objective: str
     looks_for: str
     names: dict[str, torch.dtype]
+    reads_pictures: bool = False
+
+    def makes(self, target: Target) -> bool:
+        """Whether a target is one of its own."""
+        return self.names.keys() >= target.values.keys()
 
     @abstractmethod
     def of_text(self, told: Told) -> list[Target]:
@@ -75,3 +90,15 @@ class TargetMaker(ABC):
     @abstractmethod
     def of_picture(self, processor: Any, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """(P,) what it says of each token of a picture of `size` (width, height); by size alone, and remembered so."""
+
+    def of_items(self, processor: Any, items: Sequence[Any]) -> dict[str, np.ndarray]:
+        """(items, ..) arrays of two dimensions or more: the items of a sample's targets, in the order of their tokens.
+
+        The same names for any number of items, none included; further axes may differ between samples and are filled up
+        with zeros behind.
+        """
+        return {}
+
+    def of_image(self, processor: Any, image: Image.Image) -> dict[str, np.ndarray]:
+        """(1, ..) arrays of two dimensions or more of one picture; asked for only with `reads_pictures`."""
+        return {}

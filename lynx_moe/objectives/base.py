@@ -2,13 +2,14 @@
 
 Everything runs on the ordinary forward of training; nothing is generated and no further forward is made. An objective
 is one file here with a class that `OBJECTIVES.register` files under its name, its settings under the same name in
-`lynx_moe.training.settings`, and one YAML in conf/objective/extra.
+`lynx_moe.training.objective_settings`, and one YAML in conf/objective/extra.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,10 @@ class Objective(nn.Module, ABC):
             begins with the objective's name.
         weights: of each term in the loss of a step.
         settings: what it was made with, to be saved with its weights.
+        serves: whether a trained model needs the head to answer: it is then loaded with the adapter, and exported.
     """
+
+    serves: ClassVar[bool] = False
 
     terms: tuple[str, ...]
     weights: tuple[float, ...]
@@ -39,6 +43,13 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def target_maker(cls, settings: dict[str, Any]) -> TargetMaker:
         """What makes its targets, for these settings."""
+
+    def around(self, decoder: nn.Module, batch: dict[str, Tensor]) -> AbstractContextManager:
+        """Around the adapted forward of a micro-batch, never around the base's own.
+
+        For a head that adds to the input of `decoder`, the module that runs the text decoder's layers.
+        """
+        return nullcontext()
 
     @abstractmethod
     def counts(self, batch: dict[str, Tensor]) -> Tensor:
@@ -52,7 +63,9 @@ class Objective(nn.Module, ABC):
 
         Args:
             states_BLD: behind the last norm of the decoder, for every token; picture tokens where the batch has them.
-            batch: with `input_ids` (B, L) and the targets, each (B, L).
+            batch: with `input_ids` (B, L) and the targets: over tokens (B, L); of items (N, ..), in the order of the
+                tokens that bear one, row by row; of pictures (P, ..), in the order in which rows show them, which of a
+                row's is told by the targets of its picture tokens.
         """
 
 

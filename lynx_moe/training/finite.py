@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from lynx_moe.errors import DivergedError
-from lynx_moe.training.heads import is_head
+from lynx_moe.objectives.attached import is_head
 
 NEVER = torch.iinfo(torch.int64).max
 SHOWN = 8  # records that a message names

@@ -1,29 +1,22 @@
-"""Objectives beside the answer inside the trained model: where they live, what trains with them, how they are saved.
-
-They stand beside the base in the adapter's tuner, under a name that begins as the adapter's own names do. So whatever
-handles the adapter's weights (optimiser, resume, DDP, ZeRO, FSDP2, the watches) handles theirs; but they are no part of
-the adapter that is saved, which loads as any other, and of no export.
-"""
+"""Objectives beside the answer in a training: which are switched on, what they learn from, how they are saved."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from lynx_moe.data import RecordSet, SampleBuilder
 from lynx_moe.data.screening import evenly
 from lynx_moe.data.targets import TargetMaker
 from lynx_moe.errors import CheckpointError, LynxError, RecordError
-from lynx_moe.families.last_states import decoder_of, width_of
-from lynx_moe.objectives import OBJECTIVES, Objective
+from lynx_moe.objectives import OBJECTIVES
+from lynx_moe.objectives.attached import FILE, attach_objectives, heads_of, is_head, put_heads, read_heads
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.sharding import whole_state
-from lynx_moe.training.state import read_state, write_state
+from lynx_moe.training.state import write_state
 
-FILE = "heads.safetensors"  # beside the adapter's own
 LOOKED_AT = 256  # records, for one that an objective can learn from
 
 
@@ -39,43 +32,12 @@ def target_makers(settings: Settings) -> list[TargetMaker]:
 
 
 def attach_heads(model: nn.Module, settings: Settings) -> None:
-    """Gives the PEFT model the heads of the chosen objectives, fresh and the same for a seed; nothing where none is.
-
-    What is drawn afterwards is what it would be without them.
+    """Gives the PEFT model the heads of the chosen objectives, fresh; nothing where none is.
 
     Raises:
         FamilyError: there is no telling where the text decoder is.
     """
-    chosen = chosen_objectives(settings)
-    if not chosen:
-        return
-    base = model.get_base_model()
-    decoder_of(base)  # raises
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(settings.seed)  # `manual_seed` would seed every GPU too
-        heads = nn.ModuleDict({name: OBJECTIVES.get(name)(width_of(base), **own) for name, own in chosen.items()})
-    for name, own in chosen.items():
-        heads[name].settings = own
-    setattr(model.base_model, name_of_heads(model), heads.to(device=base.device, dtype=torch.float32))
-
-
-def name_of_heads(model: nn.Module) -> str:
-    return f"{model.base_model.prefix}heads"
-
-
-def heads_of(model: nn.Module) -> dict[str, Objective]:
-    """The objectives of a PEFT model, by name; none for most."""
-    held = model.base_model._modules.get(name_of_heads(model))
-    return dict(held.items()) if held is not None else {}
-
-
-def is_head(name: str) -> bool:
-    """Whether a tensor of a PEFT model, by its name, is a head's.
-
-    >>> is_head("base_model.lynx_heads.regions.box.0.weight"), is_head("base_model.model.lm_head.weight")
-    (True, False)
-    """
-    return any(part.endswith("_heads") for part in name.split(".")[1:2])
+    attach_objectives(model, chosen_objectives(settings), settings.seed)
 
 
 def head_state(model: nn.Module) -> dict[str, Tensor]:
@@ -102,15 +64,8 @@ def load_heads(model: nn.Module, folder: Path) -> None:
         return
     if not (folder / FILE).is_file():
         raise _refused(folder, f"it has no {FILE}")
-    state, _ = read_state(folder / FILE)
-    own = {name: p for name, p in model.state_dict(keep_vars=True).items() if is_head(name)}
-    wrong = sorted(n for n in own.keys() | state.keys() if n not in own or n not in state)
-    wrong += sorted(n for n in own.keys() & state.keys() if own[n].shape != state[n].shape)
-    if wrong:
+    if wrong := put_heads(model, read_heads(folder)[0]):
         raise _refused(folder, f"{len(wrong)} tensors of its heads are others, the first is {wrong[0]}")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(state[name])
 
 
 def _refused(folder: Path, why: str) -> CheckpointError:
@@ -146,4 +101,4 @@ def _targets_of(maker: TargetMaker, builder: SampleBuilder, records: RecordSet, 
         tokens = builder.tokens([records[position]])[0]
     except LynxError:
         return False  # left out and counted when it is met
-    return any(maker.names.keys() >= target.values.keys() for target in tokens.targets)
+    return any(maker.makes(target) for target in tokens.targets)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from lynx_moe.data.targets import TARGET
-from lynx_moe.families.last_states import last_states
+from lynx_moe.families.last_states import decoder_of, last_states
 from lynx_moe.objectives.answer import answer_nats
+from lynx_moe.objectives.attached import heads_of
 from lynx_moe.objectives.retention import retention_nats
 from lynx_moe.objectives.stepwise import step_weights
-from lynx_moe.training.heads import heads_of
 from lynx_moe.training.method import watched_penalties
 
 if TYPE_CHECKING:
@@ -122,7 +122,11 @@ class AnswerLoss:
         # Before the adapted forward: PEFT switches requires_grad off and on around it.
         base = self._base_logits(forward, kept_K, understanding_BL) if retain else None
         reading = last_states(self.model.get_base_model()) if self.objectives else nullcontext()
-        with watched_penalties(self.model, valid_of(batch)) as blocks, reading as states:
+        valid = valid_of(batch)
+        with ExitStack() as around:
+            states, blocks = around.enter_context(reading), around.enter_context(watched_penalties(self.model, valid))
+            for head in self.objectives.values():
+                around.enter_context(head.around(decoder_of(self.model.get_base_model()), batch))
             outputs = model(**forward)
         # Data parallel averages over processes. Where there is nothing to count, the sum is 0 too.
         per_token = processes / counts.where(counts > 0, 1)

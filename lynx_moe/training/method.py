@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lynx_moe.adapter import LynxConfig, lynx_layers, penalty_values, set_gate
 from lynx_moe.adapter.attaching import COPIES, attach_adapter, attach_copies, attach_lora
+from lynx_moe.objectives.attached import is_head
 from lynx_moe.training.hashing import BaseHash
-from lynx_moe.training.heads import is_head
 from lynx_moe.training.settings import BASELINE_ONLY, Settings
 from lynx_moe.training.sharding import whole_state
 

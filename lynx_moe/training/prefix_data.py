@@ -43,7 +43,8 @@ class Note(NamedTuple):
 
 
 class PrefixDataset(Dataset):
-    """Token tensors of each row, and under "prefix" a `Note`. The picture of a row that is stored is not opened.
+    """Token tensors of each row, and under "prefix" a `Note`. The picture of a row that is stored is not opened, unless
+    an objective beside the answer wants something of it.
 
     Args:
         rows: a dataset of `lynx_moe.data`.
@@ -70,9 +71,11 @@ class PrefixDataset(Dataset):
         return self.rows.take(row, self._made)
 
     def _made(self, row: int) -> dict[str, Any] | list[dict[str, Any]]:
-        text = self.rows.text(row)
+        text, wanted = self.rows.text(row), self.rows.picture_targets(row)
         # Step-wise tuning gives a list: one sample per step, each with the same pictures.
-        return [self._noted(row, each) for each in text] if isinstance(text, list) else self._noted(row, text)
+        if isinstance(text, list):
+            return [self._noted(row, each) | wanted for each in text]
+        return self._noted(row, text) | wanted
 
     def _noted(self, row: int, text: dict[str, Tensor]) -> dict[str, Any]:
         pictures = self.rows.pictures(row)

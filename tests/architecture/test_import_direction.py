@@ -16,9 +16,10 @@ MAY_IMPORT = {
     "families": BASE | {"ops", "grounding"},
     "adapter": BASE | {"ops", "grounding", "families"},
     "data": BASE | {"grounding", "families"},
-    "evaluation": BASE | {"grounding", "families", "data", "interval", "whole"},
+    "evaluation": BASE | {"grounding", "families", "data", "objectives", "interval", "whole"},
     "objectives": BASE | {"ops", "grounding", "families", "adapter", "data"},
-    "export": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "interval", "whole"},
+    "export": BASE
+    | {"ops", "grounding", "families", "adapter", "data", "objectives", "evaluation", "interval", "whole"},
     "integrations": BASE | {"adapter"},
     # Nobody imports the pocket base: it is reached as pkg://lynx_moe.pocket/weights, like a base in any other package.
     "pocket": BASE | {"grounding", "families", "data", "evaluation"},

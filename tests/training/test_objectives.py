@@ -16,10 +16,11 @@ from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records
 from lynx_moe.errors import CheckpointError, ConfigError, DivergedError, FamilyError, RecordError
 from lynx_moe.families.dialects import get_dialect
 from lynx_moe.objectives import OBJECTIVES
+from lynx_moe.objectives.attached import FILE, heads_of, is_head
 from lynx_moe.objectives.regions import RegionTargets
 from lynx_moe.training import run
 from lynx_moe.training import trainer as trainer_module
-from lynx_moe.training.heads import FILE, attach_heads, chosen_objectives, heads_of, is_head
+from lynx_moe.training.heads import attach_heads, chosen_objectives
 from lynx_moe.training.loss import forward_inputs
 from lynx_moe.training.method import adapter_state, only_adapter_trains
 from lynx_moe.training.objective_settings import ObjectiveSettings, RegionsSettings
