@@ -8,6 +8,7 @@ template writes.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 from collections.abc import Sequence
@@ -85,14 +86,7 @@ class SampleBuilder:
         self.mark_boxes = mark_boxes
         self.mark_steps = mark_steps
         self.targets = tuple(targets)
-        if (mark_boxes or mark_steps or targets) and not self.tokenizer.is_fast:
-            what = "box" if mark_boxes else "step" if mark_steps else "phrase"
-            raise FamilyError(
-                f"{type(self.tokenizer).__name__} cannot tell which tokens spell a {what}",
-                why="only tokenizers of the tokenizers library know the characters behind a token",
-                fix="load the fast tokenizer of this family, or leave objective.box_weight, stepwise and step_weights "
-                "and the objectives beside the answer",
-            )
+        self._refuse_slow_tokenizer()
         # PaliGemma's processor alone takes a prompt and its answer ("suffix") apart.
         self._is_prefix_model = "suffix" in inspect.signature(processor.__call__).parameters
         self._picture_ids: dict[tuple[int, int], np.ndarray] = {}
@@ -112,6 +106,27 @@ class SampleBuilder:
             )
         self.image_token = str(processor.image_token)
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
+
+    def with_targets(self, targets: Sequence[TargetMaker]) -> SampleBuilder:
+        """The same, for samples with other targets.
+
+        Raises:
+            FamilyError: as when it was made.
+        """
+        other = copy.copy(self)
+        other.targets, other._picture_targets = tuple(targets), {}
+        other._refuse_slow_tokenizer()
+        return other
+
+    def _refuse_slow_tokenizer(self) -> None:
+        if (self.mark_boxes or self.mark_steps or self.targets) and not self.tokenizer.is_fast:
+            what = "box" if self.mark_boxes else "step" if self.mark_steps else "phrase"
+            raise FamilyError(
+                f"{type(self.tokenizer).__name__} cannot tell which tokens spell a {what}",
+                why="only tokenizers of the tokenizers library know the characters behind a token",
+                fix="load the fast tokenizer of this family, or leave objective.box_weight, stepwise and step_weights "
+                "and the objectives beside the answer",
+            )
 
     def __call__(self, record: Record) -> dict[str, torch.Tensor]:
         """The training sample of `record`, without batch axis on token tensors.
@@ -134,7 +149,7 @@ class SampleBuilder:
         return [self._tokens(record, target_text(record, self.dialect), suffix) for record in records]
 
     def prompts(self, records: Sequence[Record]) -> list[Tokens]:
-        """The prompt of each record alone, up to where the answer begins."""
+        """The prompt of each record alone, up to where the answer begins; targets are those of the prompt's tokens."""
         return [self._tokens(record, None) for record in records]
 
     def spread(self, tokens: Tokens, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -167,11 +182,11 @@ class SampleBuilder:
             "attention_mask": torch.ones(len(ids), dtype=torch.long),
             "is_grounding": torch.full((len(ids),), tokens.is_grounding),
             **marked,
-            **self._targets(tokens, sizes, len(ids)),
+            **self.target_tensors(tokens, sizes, len(ids)),
             **self.token_types(ids, answer_at),
         }
 
-    def _targets(self, tokens: Tokens, sizes: Sequence[tuple[int, int]], length: int) -> dict[str, torch.Tensor]:
+    def target_tensors(self, tokens: Tokens, sizes: Sequence[tuple[int, int]], length: int) -> dict[str, torch.Tensor]:
         """(L,) each target over tokens, those of the pictures' tokens with them; and (items, ..) those of items."""
         if not self.targets:
             return {}
@@ -251,7 +266,9 @@ class SampleBuilder:
         full = None if answer is None else self._render(question, pictures, answer)
         try:
             tokens = self._tokens_of(prompt, full, pictures, record.is_grounding)
-            if full is not None and (self.mark_boxes or self.mark_steps or self.targets):
+            if full is None:
+                tokens = replace(tokens, targets=self._told(tokens, record, question, prompt))
+            elif self.mark_boxes or self.mark_steps or self.targets:
                 tokens = self._marked(tokens, record, prompt, full, answer, question)
         except RecordError as error:
             raise RecordError(f"record {record.id!r}: {error.message}", why=error.why, fix=error.fix) from None
@@ -269,14 +286,23 @@ class SampleBuilder:
             if record.is_grounding and record.steps:
                 in_step[tokens.answer_at :] = self._steps(record, full, answer, spans[tokens.answer_at :])
             tokens = replace(tokens, in_step=in_step)
-        if self.targets:
-            at = prompt.rfind(question), full.rfind(answer)
-            at = tuple(place if place >= 0 else None for place in at)
-            told = Told(
-                record, self.dialect, full, question, at[0], answer, at[1], spans, tokens.answer_at, tokens.pictures_at
-            )
-            tokens = replace(tokens, targets=tuple(t for maker in self.targets for t in maker.of_text(told)))
-        return tokens
+        return replace(tokens, targets=self._told(tokens, record, question, prompt, full, answer, spans))
+
+    def _told(
+        self, tokens: Tokens, record: Record, question: str, prompt: str, full: str = "", answer: str = "", spans=None
+    ) -> tuple[Target, ...]:
+        """What the makers of targets say of a worded record; with no answer, of its prompt alone."""
+        if not self.targets:
+            return ()
+        text = full or prompt
+        if spans is None:
+            spans = self._encoded(text, return_offsets_mapping=True)["offset_mapping"]
+        at = prompt.rfind(question), full.rfind(answer) if answer else -1
+        at = tuple(place if place >= 0 else None for place in at)
+        told = Told(
+            record, self.dialect, text, question, at[0], answer, at[1], spans, tokens.answer_at, tokens.pictures_at
+        )
+        return tuple(target for maker in self.targets for target in maker.of_text(told))
 
     def _in_box(self, prompt: str, full: str, sizes: Sequence[tuple[int, int]], spans: list) -> np.ndarray:
         """(L,) True for each token of `full` that spells a part of a box of any picture behind the prompt."""

@@ -5,10 +5,9 @@ samples are asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -16,8 +15,13 @@ from lynx_moe.data import Collator, Record, SampleBuilder
 from lynx_moe.data.collate import pad_id
 from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.prompts import frame
+from lynx_moe.data.sample import Tokens
+from lynx_moe.data.targets import TARGET
 from lynx_moe.errors import ConfigError
 from lynx_moe.evaluation.token_text import spoken
+from lynx_moe.families.last_states import decoder_of
+from lynx_moe.objectives import Objective
+from lynx_moe.objectives.attached import heads_of
 
 # Whatever a checkpoint's generation config asks for: coordinates repeat digits, and a penalty on repetition would make
 # the ruler another one for each model.
@@ -78,6 +82,8 @@ def generate_answers(
         vocabulary = model.config.get_text_config(decoder=True).vocab_size
         batch_size = max(1, min(batch_size, LOGIT_BYTES // (4 * vocabulary * max(max_new_tokens, 1))))
     answers: dict[int, Generated] = {}
+    heads = {name: head for name, head in heads_of(model).items() if head.serves}
+    builder = builder.with_targets([head.target_maker(head.settings) for head in heads.values()])
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -85,7 +91,7 @@ def generate_answers(
             task = bar.add_task("answering", total=len(records))
             for chosen, batch in prompt_batches(builder, records, batch_size):
                 how = _sampling(temperature) | (_constraint(builder, [records[k] for k in chosen]) if constrain else {})
-                made = _generate(model, builder, batch, max_new_tokens, with_probabilities, how)
+                made = _generate(model, heads, builder, batch, max_new_tokens, with_probabilities, how)
                 answers.update(zip(chosen, made, strict=True))
                 bar.advance(task, len(chosen))
     finally:
@@ -98,28 +104,32 @@ def prompt_batches(
     builder: SampleBuilder, records: Sequence[Record], batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
     """(positions in `records`, model inputs) of each batch: prompts of like length together, padded on the left."""
-    prompts = [builder.spread(t, record.sizes) for t, record in zip(builder.prompts(records), records, strict=True)]
-    order = sorted(range(len(prompts)), key=lambda k: (len(prompts[k]), k))
+    prompts = builder.prompts(records)
+    lengths = [builder.length(tokens, record.sizes) for tokens, record in zip(prompts, records, strict=True)]
+    order = sorted(range(len(prompts)), key=lambda k: (lengths[k], k))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         yield chosen, _batch(builder, [(prompts[k], records[k]) for k in chosen])
 
 
-def _batch(builder: SampleBuilder, chosen: list[tuple[np.ndarray, Record]]) -> dict[str, torch.Tensor]:
+def _batch(builder: SampleBuilder, chosen: list[tuple[Tokens, Record]]) -> dict[str, torch.Tensor]:
     pictures: dict[tuple[str, int], dict] = {}
     samples = []
-    for ids, record in chosen:
+    for tokens, record in chosen:
+        ids = builder.spread(tokens, record.sizes)
         sample = {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.ones(len(ids), dtype=torch.long),
             **builder.token_types(ids),
+            **builder.target_tensors(tokens, record.sizes, len(ids)),
         }
         # Questions about one picture often share a batch; free callers may leave image_id empty.
         names = [record.image_id, *(each.image_id for each in record.more)] if record.has_image else []
         keys = [(name, 0) if name else (record.id, k) for k, name in enumerate(names)]
         for k, key in enumerate(keys):
             if key not in pictures:
-                pictures[key] = builder.pixels(record.image(k))
+                image = record.image(k)
+                pictures[key] = builder.pixels(image) | builder.picture_targets(image)
         samples.append(sample | side_by_side([pictures[key] for key in keys]))
     return Collator(builder.processor, side="left")(samples)
 
@@ -158,25 +168,36 @@ def _constraint(builder: SampleBuilder, records: Sequence[Record]) -> dict:
 
 @torch.no_grad()
 def _generate(
-    model, builder: SampleBuilder, batch: dict, max_new_tokens: int, with_probabilities: bool, how: dict
+    model,
+    heads: dict[str, Objective],
+    builder: SampleBuilder,
+    batch: dict,
+    max_new_tokens: int,
+    with_probabilities: bool,
+    how: dict,
 ) -> list[Generated]:
     tokenizer = builder.tokenizer
     first = next(model.parameters())
+    moved = {name: value.to(first.device) for name, value in batch.items()}
     inputs = {
-        name: value.to(first.device, first.dtype if value.is_floating_point() else None)
-        for name, value in batch.items()
+        name: value.to(first.dtype) if value.is_floating_point() else value
+        for name, value in moved.items()
+        if not name.startswith(TARGET)
     }
-    out = model.generate(
-        **inputs,
-        **PLAIN,
-        **how,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad_id(builder.processor),
-        eos_token_id=answer_ends(model, tokenizer),
-        return_dict_in_generate=True,
-        output_logits=with_probabilities,
-    )
+    with ExitStack() as around:
+        for head in heads.values():
+            around.enter_context(head.answering(decoder_of(model.get_base_model()), moved))
+        out = model.generate(
+            **inputs,
+            **PLAIN,
+            **how,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad_id(builder.processor),
+            eos_token_id=answer_ends(model, tokenizer),
+            return_dict_in_generate=True,
+            output_logits=with_probabilities,
+        )
     ends = answer_ends(model, tokenizer)
     new_BL = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
     log_BL = None

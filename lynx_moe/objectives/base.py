@@ -51,6 +51,15 @@ class Objective(nn.Module, ABC):
         """
         return nullcontext()
 
+    def answering(self, decoder: nn.Module, batch: dict[str, Tensor]) -> AbstractContextManager[Any]:
+        """Around the generation of a batch of answers, for a head that serves.
+
+        Args:
+            decoder: runs over the prompts once, then over each new token.
+            batch: of prompts, padded on the left: `input_ids` (B, L) and the targets that are told of prompts.
+        """
+        return nullcontext()
+
     @abstractmethod
     def counts(self, batch: dict[str, Tensor]) -> Tensor:
         """(K,) float: over how many items of a micro-batch each term's mean goes, told from its targets alone."""
