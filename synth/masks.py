@@ -8,7 +8,10 @@ box, within a pixel: annotators' masks that are not belong to something else, or
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from synth.errors import RecordError
+from synth.record import MASK
 from synth.rle import Runs
 from synth.scene import Box, Obj, Scene
 from synth.sources.fault import Fault
@@ -57,6 +60,38 @@ def add_masks(record: dict, pictures: Sequence[SceneMasks]) -> None:
         part[masks] = [pictures[picture].of(box) for box in part[boxes]]
 
 
+def can_be_segmented(shown: Scene | tuple[Scene, ...], draft: Any) -> bool:
+    """Whether a record of the draft will have every mask that its answer and steps speak of (``{mask:k}``).
+
+    Painted words are not asked for: nobody outlines letters like another.
+    """
+    scenes = shown if isinstance(shown, tuple) else (shown,)
+    for text, part in ((draft.answer, draft), *((step.text, step) for step in draft.steps)):
+        scene = scenes[part.picture]
+        for box in (part.boxes[int(k)] for k in MASK.findall(text)):
+            known = scene.remembered.setdefault("masks", SceneMasks(scene))
+            if known.of(box) is None or any(o.kind == "text" and _key(o.box) == _key(box) for o in scene.objects):
+                return False
+    return True
+
+
+def check_masks(record: dict) -> None:
+    """Raise ``RecordError`` if a row that ``add_masks`` was given speaks of a mask that it does not have."""
+    if fault := next(_unknown(record), ""):
+        raise RecordError(
+            f"record {record['id']!r}: {fault}", why=f"task {record['task']!r} broke the record format",
+            fix="register the task with masks=True: it is then asked only of things whose mask is known",
+        )  # fmt: skip
+
+
+def _unknown(record: dict) -> Iterator[str]:
+    """Every mask that answer or steps speak of and that nobody knows."""
+    for text, part in ((record["answer"], record), *((step["text"], step) for step in record["steps"])):
+        for k in map(int, MASK.findall(text)):
+            if k >= len(part["masks"] or ()) or part["masks"][k] is None:
+                yield f"{text!r} speaks of mask {k}, which nobody knows"
+
+
 def count_masks(record: dict) -> dict[str, int]:
     """How many boxes and masks a row has that ``add_masks`` was given."""
     masks = [mask for part, *_, name in _parts(record) for mask in part[name]]
@@ -67,11 +102,12 @@ def mask_faults(record: dict, scenes: Sequence[Scene], asked: bool) -> Iterator[
     """Yield what is wrong with the masks of a row about ``scenes``, which come from a table.
 
     Every mask must fit its box, and be the one that the table has of the thing; where the table has none of any thing
-    (``images=link``) that it fits is all that can be said.
+    (``images=link``) that it fits is all that can be said. A mask that is spoken of must be known.
 
     Args:
         asked: whether the data was made with ``masks=true``; if not, there must be none.
     """
+    yield from _unknown(record)
     pictures = [(scene, SceneMasks(scene), any(o.mask is not None for o in scene.objects)) for scene in scenes]
     for part, picture, boxes, name in _parts(record):
         where, masks = name if part is record else f"{name} of step {part['text']!r}", part.get(name) or []

@@ -20,7 +20,8 @@ from synth.scene import OutlineError
 FORMAT = 3
 PLACEHOLDER = re.compile(r"\{box:(\d+)\}")
 POINT = re.compile(r"\{point:(\d+)\}")  # in questions only
-ANY_PLACE = re.compile(r"\{(?:box|point):\d+\}")  # what texts of others may not hold
+MASK = re.compile(r"\{mask:(\d+)\}")  # in answers and steps only: the mask of what is in that box
+ANY_PLACE = re.compile(r"\{(?:box|point|mask):\d+\}")  # what texts of others may not hold
 _EDGE = 1e-3  # pixels a box may reach past the picture's edge through rounding
 
 _BOXES = pa.list_(pa.list_(pa.float64()))
@@ -200,14 +201,15 @@ def check_record(record: dict, width: int, height: int, *more: tuple[int, int]) 
     ``more`` are the sizes of the further pictures of a row about several.
 
     Rules: a question and an answer; boxes are xyxy, not empty and inside their picture, which is one of the row's;
-    placeholders point at boxes that exist, and each of ``question_boxes`` is pointed at by the question; so are
-    ``question_points`` ([x, y] inside the first picture, in the question only); understanding rows and rows without a
-    picture carry no boxes and no points.
+    placeholders of boxes and of masks point at boxes that exist, those of masks never in the question, and each of
+    ``question_boxes`` is pointed at by the question; so are ``question_points`` ([x, y] inside the first picture, in
+    the question only); understanding rows and rows without a picture carry no boxes and no points.
     """
     if fault := _fault(record, ((width, height), *more)):
         raise RecordError(
             f"record {record['id']!r}: {fault}", why=f"task {record['task']!r} broke the record format",
-            fix="correct the task's tell(); places get into text only as {box:0} or {point:0} and are original pixels",
+            fix="correct the task's tell(); places get into text only as {box:0}, {mask:0} or {point:0} and are "
+            "original pixels",
         )  # fmt: skip
 
 
@@ -235,12 +237,14 @@ def _fault(record: dict, sizes: tuple[tuple[int, int], ...]) -> str:
                 return fault
             if "{point:" in text and where != "question":
                 return f"{where} has a point, where only boxes may be: {text!r}"
+            if "{mask:" in text and where == "question":
+                return f"the question has a mask, where only boxes and points may be: {text!r}"
     points = record["question_points"]
     return _point_fault(question, points, bare, *sizes[0]) if points or "{point:" in question else ""
 
 
 def _part_fault(where: str, text: str, boxes: list, bare: bool, width: int, height: int) -> str:
-    for index in map(int, PLACEHOLDER.findall(text)):
+    for index in map(int, (*PLACEHOLDER.findall(text), *MASK.findall(text))):
         if index >= len(boxes):
             return f"{where} points at box {index} of {len(boxes)}"
     for box in boxes:

@@ -24,7 +24,8 @@ class Settings:
         default="all",
         metadata={
             "help": "tasks or kinds (grounding, understanding), or all; each picture gets every one; tasks about "
-            "several pictures come by name, or with the word several, as in [all,several]"
+            "several pictures come by name, or with the word several, as in [all,several]; those that answer with "
+            "masks need masks=true"
         },
     )
     source: str = field(
@@ -77,7 +78,10 @@ class Settings:
     )
     masks: bool = field(
         default=False,
-        metadata={"help": "give every box the visible pixels of its thing, where the source knows them"},
+        metadata={
+            "help": "give every box the visible pixels of its thing, where the source knows them; all and grounding "
+            "then hold the tasks that answer with masks"
+        },
     )
     folder: FolderOptions = field(
         default_factory=FolderOptions, metadata={"help": "options of the sources that read an annotated folder"}
@@ -95,7 +99,8 @@ class Settings:
     def task_names(self) -> list[str]:
         """Return the chosen tasks, sorted; raises ``SettingsError`` with the nearest names for an unknown one.
 
-        Kinds and "all" stand for tasks about one picture: many models take no more.
+        Kinds and "all" stand for tasks about one picture: many models take no more. Without ``masks`` they leave out
+        the tasks that answer with masks, which cannot be asked by name either.
         """
         from synth.languages import load_pack
         from synth.tasks import TASKS
@@ -113,8 +118,13 @@ class Settings:
             if name in ("all", SEVERAL, *KINDS):
                 names.update(
                     known for known, task in TASKS.items()
-                    if known in worded and (task.pictures > 1) == (name == SEVERAL)
+                    if known in worded and (task.pictures > 1) == (name == SEVERAL) and (self.masks or not task.masks)
                     and (name in ("all", SEVERAL) or task.kind == name)
+                )  # fmt: skip
+            elif name in TASKS and TASKS[name].masks and not self.masks:
+                raise SettingsError(
+                    f"task {name!r} answers with masks, and masks=false",
+                    why="records hold masks only where they are asked for", fix="masks=true",
                 )  # fmt: skip
             elif name in worded:
                 names.add(name)

@@ -19,7 +19,7 @@ from synth.engines import open_engine
 from synth.engines.base import Made
 from synth.errors import disk_trouble
 from synth.languages import load_pack
-from synth.masks import SceneMasks, add_masks, count_masks
+from synth.masks import SceneMasks, add_masks, check_masks, count_masks
 from synth.quality.even import Asked, even
 from synth.quality.gate import Gate
 from synth.record import IMAGES, RECORDS, check_record, image_id_of, make_picture, make_record, named_pictures, table
@@ -183,6 +183,7 @@ def make_shard(
                     for name in set(named_pictures(row)) - masks.keys():
                         masks[name] = SceneMasks(by_id[name], quarantine)
                     add_masks(row, [masks[name] for name in named_pictures(row)])
+                    check_masks(row)
                     masked.update(count_masks(row))
                 write_records(row)
                 counts[row["task"]] += 1

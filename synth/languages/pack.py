@@ -15,7 +15,7 @@ from synth.record import ANY_PLACE
 from synth.scene import PAINTED, Obj, Scene
 
 _FOLDER = Path(__file__).parent
-PLACES = ("box", "point")  # what a dialect spells; never filled in with words
+PLACES = ("box", "point", "mask")  # what a dialect spells; never filled in with words
 LANGUAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 

@@ -16,7 +16,7 @@ class Say:
     """The wordings of one task for one picture. Calling it fills one in; where there are several, ``rng`` chooses.
 
     ``say("answer", p="red star")`` fills the wording "answer". Values are words (then `{p:a}` and `{p:plural}` work),
-    lists of words (`{things:a}`) or numbers; `{box:0}` and `{point:0}` stay as they are.
+    lists of words (`{things:a}`) or numbers; `{box:0}`, `{mask:0}` and `{point:0}` stay as they are.
     """
 
     __slots__ = ("pack", "rng", "_wordings", "_unseen")

@@ -10,7 +10,7 @@ from synth.quality.blind_box import blind_box
 from synth.quality.gather import Gathered
 from synth.quality.near import THRESHOLD
 from synth.quality.tables import Tables
-from synth.record import PLACEHOLDER
+from synth.record import ANY_PLACE
 from synth.tasks import TASKS
 
 POINTS = 5.0  # what the question alone may gain over chance in a task with closed answers
@@ -44,7 +44,7 @@ def numbers(tables: Tables, found: Gathered, *, looks: bool = True, threshold: i
 def warnings(content: dict) -> list[str]:
     """Return in plain words what a reader should know before training on the data.
 
-    Answers with a box are as many as boxes, however alike their words.
+    Answers with a box or a mask are as many as those, however alike their words.
     """
     said = []
     for name, task in content["tasks"].items():
@@ -56,7 +56,7 @@ def warnings(content: dict) -> list[str]:
                 f"{name}: the answer can be guessed: {answers['top'][0][0]!r} is the answer to {share:.0%} of the "
                 f"questions{f' ({1 / kinds:.0%} would be even)' if kinds > 1 else ''}"
             )
-        elif not task["closed"] and share > _CROWDED and not PLACEHOLDER.search(answers["top"][0][0]):
+        elif not task["closed"] and share > _CROWDED and not ANY_PLACE.search(answers["top"][0][0]):
             said.append(f"{name}: {answers['top'][0][0]!r} is the answer to {share:.0%} of the questions")
         if task["closed"] and guess and guess["held_out"] >= _HELD_OUT and guess["points_over_chance"] > POINTS:
             said.append(

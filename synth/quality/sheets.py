@@ -1,4 +1,4 @@
-"""Contact sheets: pictures with true boxes and asked points drawn in, and question, steps and answer beside them."""
+"""Contact sheets: pictures with true boxes, spoken masks and asked points drawn in, and the texts beside them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from synth.quality.hashes import UNREADABLE
 from synth.quality.samples import Sample
 from synth.quality.tables import Encoded
-from synth.record import PLACEHOLDER, POINT
+from synth.record import MASK, PLACEHOLDER, POINT
+from synth.rle import Runs
 from synth.scene import Point
 
 SIDE = 256  # pixels: the longer side of a shown picture
 COLOURS = ("#e6194b", "#0082c8", "#f58231", "#3cb44b", "#911eb4", "#008080", "#aa6e28", "#f032e6")
 _POINT = "#d00000"
+_COVER = 0.6  # of a mask's colour over the picture
 _GAP, _TEXT_WIDTH, _LINE, _COLUMNS = 12, 300, 17, 2
 _WRAP = 42  # characters a line
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A sample ready to be looked at: the picture with its boxes and points, and texts in which ``[2]`` means box
-    number 2 and ``(1)`` point number 1."""
+    """A sample ready to be looked at: the picture with its boxes, masks and points, and texts.
+
+    In them ``[2]`` means box number 2, ``[mask 2]`` the mask of what is in it, and ``(1)`` point number 1.
+    """
 
     picture: Image.Image
     question: str
@@ -37,28 +42,38 @@ class Shown:
 def show(sample: Sample) -> Shown | None:
     """Draw the boxes and points of a record into its pictures, side by side; None where one cannot be read.
 
-    Equal boxes of a picture share a number. Each picture is scaled so that its longer side is ``SIDE`` pixels.
+    Of masks those that its texts speak of are drawn. Equal boxes of a picture share a number. Each picture is scaled so
+    that its longer side is ``SIDE`` pixels.
     """
     pictures = list(map(_opened, sample.pictures))
     if not pictures or None in pictures:
         return None
     record = sample.record
     boxes: list[tuple[int, tuple[float, ...]]] = []  # picture and box
+    masks: dict[int, tuple[int, dict]] = {}  # by number of the box: picture and mask
 
-    def numbered(text: str, own: list[list[float]], picture: int | None) -> str:
-        placed = [(picture or 0, tuple(box)) for box in own]
+    def numbered(text: str, part: dict, boxes_in: str = "boxes") -> str:
+        picture = part.get("picture") or 0 if boxes_in == "boxes" else 0
+        placed = [(picture, tuple(box)) for box in part.get(boxes_in) or ()]
         boxes.extend(box for box in dict.fromkeys(placed) if box not in boxes)
-        return PLACEHOLDER.sub(lambda found: f"[{boxes.index(placed[int(found[1])]) + 1}]", text)
+        numbers = [boxes.index(box) + 1 for box in placed]
+        for k in map(int, MASK.findall(text)):
+            masks[numbers[k]] = picture, part["masks"][k]
+        text = MASK.sub(lambda found: f"[mask {numbers[int(found[1])]}]", text)
+        return PLACEHOLDER.sub(lambda found: f"[{numbers[int(found[1])]}]", text)
 
-    question = numbered(record["question"], record.get("question_boxes") or [], 0)
+    question = numbered(record["question"], record, "question_boxes")
     question = POINT.sub(lambda found: f"({int(found[1]) + 1})", question)
     points = record.get("question_points") or []  # in the first picture
-    steps = tuple(numbered(step["text"], step["boxes"], step.get("picture")) for step in record["steps"] or ())
-    answer = numbered(record["answer"], record["boxes"], record.get("picture"))
+    steps = tuple(numbered(step["text"], step) for step in record["steps"] or ())
+    answer = numbered(record["answer"], record)
     drawn = [
-        draw_boxes(picture, {n: box for n, (lies_in, box) in enumerate(boxes, 1) if lies_in == k}, () if k else points)
+        draw_boxes(
+            draw_masks(picture, {n: mask for n, (lies_in, mask) in masks.items() if lies_in == k}),
+            {n: box for n, (lies_in, box) in enumerate(boxes, 1) if lies_in == k}, () if k else points,
+        )
         for k, picture in enumerate(pictures)
-    ]
+    ]  # fmt: skip
     return Shown(_side_by_side(drawn), question, steps, answer, record["id"])
 
 
@@ -85,6 +100,26 @@ def _side_by_side(pictures: list[Image.Image]) -> Image.Image:
     return row
 
 
+def draw_masks(picture: Image.Image, masks: dict[int, dict]) -> Image.Image:
+    """Return the picture with masks, given by number as COCO's run lengths, laid over it in the colours of their boxes.
+
+    One that is not of this picture is not drawn: `python -m synth check` says so.
+    """
+    for number, mask in masks.items():
+        try:
+            runs = Runs.read(mask)
+        except ValueError:
+            continue
+        if (runs.width, runs.height) == picture.size:
+            shown = Image.fromarray(np.where(runs.pixels(), round(255 * _COVER), 0).astype(np.uint8))
+            picture = Image.composite(Image.new("RGB", picture.size, _colour(number)), picture, shown)
+    return picture
+
+
+def _colour(number: int) -> str:
+    return COLOURS[(number - 1) % len(COLOURS)]
+
+
 def draw_boxes(picture: Image.Image, boxes: dict[int, tuple[float, ...]], points: Sequence[Point] = ()) -> Image.Image:
     """Return the picture scaled to ``SIDE`` with boxes, given by number as xyxy in its original pixels, and points.
 
@@ -97,7 +132,7 @@ def draw_boxes(picture: Image.Image, boxes: dict[int, tuple[float, ...]], points
     font = ImageFont.load_default(12)
     for number, box in boxes.items():
         x1, y1, x2, y2 = (round(v * size[axis % 2] / picture.size[axis % 2]) for axis, v in enumerate(box))
-        colour = COLOURS[(number - 1) % len(COLOURS)]
+        colour = _colour(number)
         pen.rectangle((x1 - 2, y1 - 2, x2 + 1, y2 + 1), outline=colour, width=2)
         label = str(number)
         width = pen.textlength(label, font=font) + 4

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from synth.errors import SettingsError, nearest, refuse_unused
 from synth.scene import Scene
 from synth.sources.annotated import AnnotatedSource, fingerprint
+from synth.sources.arranged import ArrangedSource
 from synth.sources.fault import Fault, PictureFault
 from synth.sources.format import Format
 from synth.sources.formats import FORMATS, detect
@@ -85,6 +86,7 @@ SOURCES: dict[str, SourceKind] = {
     "rendered": SourceKind(
         lambda settings, work: RenderedSource(settings.rendered), lambda settings: asdict(settings.rendered)
     ),
+    "arranged": SourceKind(lambda settings, work: ArrangedSource()),
     "solid": SourceKind(lambda settings, work: SolidSource(settings.solid), lambda settings: asdict(settings.solid)),
     "paste": SourceKind(_open_paste, _paste_fingerprint),
     **{name: _annotated(name, form) for name, form in FORMATS.items()},

@@ -25,6 +25,7 @@ from synth.tasks import (  # noqa: F401  (imported for what they register)
     predicate,
     regions,
     relation,
+    segment,
     several,
     superlative,
     teacher_steps,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
+
+import numpy as np
 
 from synth.languages import LANGUAGES, load_pack
+from synth.rle import Runs
 from synth.scene import Caption, Obj, Question, Region, Relation, Scene
 from synth.sources.rendered import RenderedOptions, RenderedSource
 from synth.tasks.base import TASKS, Draft
@@ -14,11 +18,12 @@ _INTRO = """# Tasks
 
 Every task with one record in each language, written by `synth.tasks.gallery.markdown()`: a test keeps this page true.
 `{box:k}` in a question is the k-th of the record's `question_boxes`, in a step or an answer the k-th of its own boxes;
-`{point:k}`, in questions only, is the k-th of its `question_points`; a dialect writes the numbers. *Not all annotated*
-says whether a task is asked of pictures that hold more than is annotated, as photographs do: it then asks only what
-stays true whatever else is there. *Instances missing* says whether it is asked where even of a name that is annotated
-not every instance is, as in Visual Genome and Flickr30k: there "the cat" may mean two, so a question shows a box, or
-asks with words that somebody wrote about one place. Difficulty goes from 1 to 5 (`synth/tasks/difficulty.py`).
+`{mask:k}`, in steps and answers, is the mask of what is in that box; `{point:k}`, in questions only, is the k-th of
+its `question_points`; a dialect writes the numbers. *Not all annotated* says whether a task is asked of pictures that
+hold more than is annotated, as photographs do: it then asks only what stays true whatever else is there. *Instances
+missing* says whether it is asked where even of a name that is annotated not every instance is, as in Visual Genome and
+Flickr30k: there "the cat" may mean two, so a question shows a box, or asks with words that somebody wrote about one
+place. Difficulty goes from 1 to 5 (`synth/tasks/difficulty.py`).
 
 A point is drawn anywhere well inside its thing: on its pixels where the source drew it itself, else in the middle half
 of its box and in no other box, also not of a crowd. `find_word` and `read_word` need words on the picture
@@ -26,6 +31,10 @@ of its box and in no other box, also not of a crowd. `find_word` and `read_word`
 
 Tasks about two pictures are asked only when they are named, or with the word `several` (`task=several`,
 `task=[all,several]`): `all` and the kinds stand for tasks about one picture.
+
+Tasks that answer with masks (`segment_..`) are asked only with `masks=true`, and only of things whose mask is known;
+`all` and `grounding` hold them then, and without `masks=true` what these words make is byte for byte what it was before
+there were such tasks. Painted words are not asked for. `segment_all` also asks for what is not there, once a picture.
 """
 _DRAWS = 10  # of an annotated scene, before a task counts as not asked of it
 _PICTURES = 60  # looked through for an example
@@ -73,6 +82,13 @@ def _shown(language: str, draft: Draft) -> str:
     return "\n".join([*lines, f"    - {draft.answer}"])
 
 
+def _filled(box: tuple[int, int, int, int]) -> np.ndarray:
+    """The mask of a thing that fills its box, on a picture of 640 x 480."""
+    mask = np.zeros((480, 640), bool)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    return mask
+
+
 def _annotated(*, complete: bool = True, exhaustive: bool = True) -> Scene:
     """What an annotated photograph may know: relations, regions, captions, depth beside boxes. The words are ours."""
     known = (  # name, box, colour, depth
@@ -84,6 +100,7 @@ def _annotated(*, complete: bool = True, exhaustive: bool = True) -> Scene:
         Obj(
             id=k, name=name, box=tuple(map(float, box)), depth=depth, traits=("wet",) if k == 2 else ("dry",),
             attributes={"colour": colour, "size": "small" if k > 2 else "large"},
+            mask=partial(Runs.of, _filled(box)),
         )
         for k, (name, box, colour, depth) in enumerate(known)
     ]  # fmt: skip

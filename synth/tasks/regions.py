@@ -6,13 +6,31 @@ from synth.tasks.base import Draft, task
 _ALIKE = 0.5  # IoU from which two boxes are taken for one place
 
 
-@task("name_region", kind="grounding", propose=lambda scene, rng: ({"target": o.id} for o in scene.objects))
-def name_region(scene, facts, say):
-    """Of boxes that no other thing shares."""
+def _things(scene, rng):
+    return ({"target": obj.id} for obj in scene.objects)
+
+
+def _alone(scene, facts):
+    """The thing, if no other shares its box."""
     obj = scene.by_id(facts["target"])
-    if obj is None or any(iou(obj.box, o.box) >= _ALIKE for o in scene.objects if o is not obj):
+    alone = obj and not any(iou(obj.box, other.box) >= _ALIKE for other in scene.objects if other is not obj)
+    return obj if alone else None
+
+
+@task("name_region", kind="grounding", propose=_things)
+def name_region(scene, facts, say):
+    if not (obj := _alone(scene, facts)):
         return None
     return Draft(question=say("question"), answer=say("answer", p=obj.phrase), question_boxes=[obj.box])
+
+
+@task("region_colour", kind="grounding", closed=True, propose=_things)
+def region_colour(scene, facts, say):
+    """Without its name: the place alone tells which is meant. Of no painted word, for its plate has one too."""
+    obj = _alone(scene, facts)
+    if not obj or obj.kind == "text" or "colour" not in obj.attributes:
+        return None
+    return Draft(question=say("question"), answer=obj.attributes["colour"], question_boxes=[obj.box])
 
 
 def _each(unique):

@@ -127,9 +127,9 @@ def every(scene: Scene, name: str | None) -> list[Obj]:
     return scene.by_name.get(name, []) if scene.exhaustive else []
 
 
-def places(count: int, first: int = 0) -> str:
-    """Placeholders of so many boxes in a row, numbered from ``first``."""
-    return " ".join(f"{{box:{k}}}" for k in range(first, first + count))
+def places(count: int, first: int = 0, of: str = "box") -> str:
+    """Placeholders of so many boxes (or masks) in a row, numbered from ``first``."""
+    return " ".join(f"{{{of}:{k}}}" for k in range(first, first + count))
 
 
 def left_to_right(scene: Scene, name: str) -> list[Obj]:

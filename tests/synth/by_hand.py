@@ -1,6 +1,9 @@
 """Scenes laid out by hand, where a person can see what is true, and what a task asks of them."""
 
 import random
+from dataclasses import replace
+
+import numpy as np
 
 from synth.languages import load_pack
 from synth.scene import Obj, Scene
@@ -18,6 +21,14 @@ def scene(*objects: Obj, **known) -> Scene:
 
 def thing(k: int, name: str, *box: float, depth: float | None = None, traits=(), **attributes: str) -> Obj:
     return Obj(id=k, name=name, box=box, attributes=attributes, depth=depth, traits=traits)
+
+
+def with_mask(obj: Obj) -> Obj:
+    """The same thing, filling its box on such a picture."""
+    x1, y1, x2, y2 = map(int, obj.box)
+    mask = np.zeros((100, 200), bool)
+    mask[y1:y2, x1:x2] = True
+    return replace(obj, mask=mask)
 
 
 def drafts(

@@ -136,6 +136,22 @@ def find_all(scene, question):
     return Told(boxes(found), answer=f"Found {len(found)}: {places}.")
 
 
+def segment_all(scene, question):
+    found = in_reading_order(scene, phrases(question)[0])
+    masks = " ".join(f"{{mask:{k}}}" for k in range(len(found)))
+    return Told(boxes(found), answer=f"Found {len(found)}: {masks}.") if found else absent(scene, question)
+
+
+def segment_one(scene, question):
+    return Told(find(scene, question).boxes, answer="It is {mask:0}.")
+
+
+def segment_relation(scene, question):
+    told = relation(scene, question)
+    (target,) = [o for o in scene.objects if boxes([o]) == told.boxes]
+    return Told(told.boxes, told.steps, f"The {said(target)} is {{mask:0}}.")
+
+
 def absent(scene, question):
     assert not meant(scene, phrases(question)[0])
     return Told(answer=f"There is no {' '.join(phrases(question)[0])}.")
@@ -290,7 +306,8 @@ TELL = {
     "form": of_one(lambda obj, scene, question: "wide" if obj.width > obj.height else "tall"),
     "where": of_one(lambda obj, scene, question: " ".join(place(obj, scene))), "facts": of_one(facts),
     "measure": of_one(lambda obj, scene, question: f"{extent(obj, scene)[bool(UP.search(question))]} percent"),
-    "find_word": find_word,
+    "find_word": find_word, "segment_one": segment_one, "segment_all": segment_all,
+    "segment_relation": segment_relation,
     "background": lambda scene, question: Told(answer=scene.background),
     "describe": describe,
 }  # fmt: skip
@@ -304,6 +321,8 @@ def shown(scene, record):
         obj = at_point(scene, point)
     if record["task"] == "find_at_point":
         return Told(boxes([obj]))
+    if record["task"] == "region_colour":
+        return Told(answer=colour(obj))
     return Told(answer=obj.name.split('"')[1] if record["task"] == "read_word" else article(said(obj)))
 
 

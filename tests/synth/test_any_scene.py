@@ -5,12 +5,14 @@ import random
 from collections import defaultdict
 from dataclasses import replace
 
+import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from synth.check import faults, scene_from
 from synth.languages import load_pack
 from synth.languages.say import SayAll
+from synth.masks import SceneMasks, add_masks, check_masks
 from synth.record import check_record, make_picture, make_record
 from synth.scene import Caption, Obj, Region, Relation, Scene
 from synth.settings import Settings
@@ -19,7 +21,7 @@ from synth.tasks import TASKS
 
 NAMES = ("cat", "star", "sports ball", "scissors", "person", "apple", "{p}", "猫")
 WORDS = st.sampled_from(
-    ["a dog", "the man on the left.", "赤い車", "", "see {box:0}", "at {point:0}", "{p}", "  two\n lines "]
+    ["a dog", "the man on the left.", "赤い車", "", "see {box:0}", "at {point:0}", "{mask:0}", "{p}", "  two\n lines "]
 )
 
 
@@ -27,6 +29,13 @@ WORDS = st.sampled_from(
 def boxes(draw, width, height):
     x1, y1 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
     return float(x1), float(y1), float(draw(st.integers(x1 + 1, width))), float(draw(st.integers(y1 + 1, height)))
+
+
+def _filled(box, width, height):
+    mask = np.zeros((height, width), bool)
+    x1, y1, x2, y2 = map(int, box)
+    mask[y1:y2, x1:x2] = True
+    return mask
 
 
 @st.composite
@@ -42,6 +51,7 @@ def scenes(draw):
         )
         for k in range(count)
     ]  # fmt: skip
+    objects = [replace(o, mask=draw(st.sampled_from([None, _filled(o.box, width, height)]))) for o in objects]
     ids = st.integers(0, 8)
     spans = st.tuples(st.integers(0, 12), st.integers(0, 12), st.lists(ids, max_size=3).map(tuple))
     predicates = st.sampled_from(["on", "wearing", "has", "ride", "", "in front of", "{r}"])
@@ -63,10 +73,12 @@ def test_what_is_told_passes_the_checker_and_never_contradicts_itself(scene, lan
     told = defaultdict(set)
     stored = scene_from(make_picture(scene, "a/b/c"))
     for seed in range(2):
-        chosen = Settings(language=language, split=split, seed=seed)
+        chosen = Settings(language=language, split=split, seed=seed, masks=True)
         names = [name for name in chosen.task_names() if TASKS[name].needs_image]
         for record in scene_records(scene, chosen, names)[0]:
-            assert list(faults(record, stored)) == [], record
+            add_masks(record, [SceneMasks(scene)])
+            check_masks(record)
+            assert list(faults(record, stored, masks=True)) == [], record
             assert 1 <= record["difficulty"] <= 5
             # Several captions are true of one picture; all else has one answer.
             if "caption" not in json.loads(record["facts"]) and record["task"] != "describe_region":

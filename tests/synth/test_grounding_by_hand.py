@@ -1,5 +1,7 @@
 """Grounding tasks on scenes laid out by hand: what is asked, what is right, what is too near a margin to be asked."""
 
+from dataclasses import replace
+
 import pytest
 
 from synth.scene import Caption, Region, Relation
@@ -187,6 +189,12 @@ def test_a_shown_box_is_named():
     assert "{box:0}" in draft.question
     same_place = thing(1, "cat", 12, 40, 40, 70)
     assert drafts("name_region", scene(RED, same_place)) == []
+
+
+def test_the_colour_of_a_region_is_no_painted_words():
+    word = replace(RED, kind="text", name='word "OPEN"', attributes={**RED.attributes, "text": "OPEN"})
+    assert {d.answer for d in drafts("region_colour", scene(RED))} == {"red"}
+    assert drafts("region_colour", scene(word)) == []  # its plate has another
 
 
 PLACE, ELSEWHERE = (10, 10, 60, 60), (100, 10, 160, 60)

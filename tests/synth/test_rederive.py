@@ -19,7 +19,9 @@ from tests.synth import oracle
 
 # Not told of rendered pictures (tests/synth/test_scenes_by_hand.py), or text alone, or one sentence per object of
 # what `where` and `measure` are asked about.
-NOT_HERE = {"predicate", "describe_region", "find_region", "refer", "nearer", "in_front", "teacher_steps"}
+NOT_HERE = {
+    "predicate", "describe_region", "find_region", "refer", "segment_refer", "nearer", "in_front", "teacher_steps",
+}  # fmt: skip
 NOT_ASKED = {"numbers", "words", "places", "sizes"}
 SETS = {  # pictures, what they are like
     "train": (200, RenderedOptions()),
@@ -27,7 +29,7 @@ SETS = {  # pictures, what they are like
     "written": (60, RenderedOptions(text=0.5)),
     "crowded": (40, RenderedOptions(objects=[5, 9], alike=0.6)),
 }
-SHOWN = {"name_region", "name_point", "find_at_point", "read_word"}  # the question shows a place
+SHOWN = {"name_region", "region_colour", "name_point", "find_at_point", "read_word"}  # the question shows a place
 INK = {
     "red": (220, 40, 40), "orange": (245, 140, 20), "yellow": (245, 220, 40), "green": (40, 165, 60),
     "blue": (40, 80, 220), "purple": (140, 50, 180), "white": (245, 245, 245), "black": (25, 25, 25),
@@ -39,7 +41,7 @@ def asked(request):
     """(scene, its records) of every picture of a set."""
     count, options = SETS[request.param]
     split = "unseen" if request.param == "unseen" else "train"
-    settings = Settings(split=split, rendered=options, task=["all", "several"])
+    settings = Settings(split=split, rendered=options, task=["all", "several"], masks=True)
     names = [name for name in settings.task_names() if name not in NOT_ASKED]
     source = RenderedSource(options)
     scenes = [source.scene(k, request.param, 5) for k in range(count)]

@@ -22,7 +22,7 @@ from synth.scene import Scene
 _FOLDER = Path(__file__).parent
 _LENGTH = (0.4, 3.0, 80)  # of the original's characters: least share, greatest share, and what any text may add
 _MARKUP = re.compile(r"[<>`*#_|\\~^$@{}\[\]]|https?:|www\.|//|[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
-_FIXED = re.compile(r"\{(?:box|point):\d+\}|\d+")  # places and numbers stand in the same row as the terms
+_FIXED = re.compile(r"\{(?:box|point|mask):\d+\}|\d+")  # places and numbers stand in the same row as the terms
 _WORD_MAY_BEGIN, _WORD_ENDS = re.compile(r"(?<!\w)"), re.compile(r"(?!\w)")
 _QUOTED = re.compile(r'"[^"]*"')  # what is painted on a picture, to be found or read as it stands
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -178,7 +178,7 @@ def _text_complaints(old: str, new: str, terms: Terms, language: str) -> Iterato
     places = ANY_PLACE.findall(old)
     if ANY_PLACE.findall(new) != places:
         told = " ".join(places) or "none"
-        yield "boxes changed", f"the placeholders of boxes and points must be, in this order: {told}"
+        yield "boxes changed", f"the placeholders of places must be, in this order: {told}"
     if _QUOTED.findall(new) != (quoted := _QUOTED.findall(old)):
         told = " ".join(quoted) or "none"
         yield "quoted words changed", f"what stands in quotation marks must be, letter for letter: {told}"

@@ -126,5 +126,5 @@ def test_a_picture_that_lost_all_its_questions_is_not_stored(tmp_path):
 
 def test_tasks_with_few_answers_are_marked_closed():
     closed = {name for name, task in TASKS.items() if task.closed}
-    assert {"exists", "side", "count", "colour", "where", "larger", "count_by_pointing"} <= closed
+    assert {"exists", "side", "count", "colour", "where", "larger", "count_by_pointing", "region_colour"} <= closed
     assert not closed & {"find_one", "describe", "words", "numbers", "absent"}
