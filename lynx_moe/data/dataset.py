@@ -9,13 +9,13 @@ from itertools import islice
 import torch
 from torch.utils.data import Dataset
 
-from lynx_moe.data.packing import pack, shared_prefix
+from lynx_moe.data.packing import chain, pack, shared_prefix
 from lynx_moe.data.pictures import PictureCache, side_by_side
 from lynx_moe.data.records import Record, RecordSet
 from lynx_moe.data.sample import SampleBuilder, Tokens
 from lynx_moe.data.screening import LeftOut, Screen, evenly, first_usable
 from lynx_moe.data.steps import WHOLE, Stepwise, step_tokens
-from lynx_moe.errors import FamilyError
+from lynx_moe.errors import DialectError, FamilyError, RecordError
 from lynx_moe.grounding import Box
 
 REMEMBERED_TEXTS = 200_000  # about 100 MB of tokens
@@ -24,7 +24,8 @@ REMEMBERED_TEXTS = 200_000  # about 100 MB of tokens
 class Source:
     """What both datasets share: tokens and pictures of records, each made at first need.
 
-    A record has one sample, or one for each step or run of steps of its answer that is learned apart.
+    A record has one sample, or one for each step or run of steps of its answer that is learned apart; and those that
+    objectives read beside it, of which some are texts alone.
     """
 
     def __init__(self, records: RecordSet, screen: Screen, cache_bytes: int, known: dict[int, list[Tokens]]):
@@ -72,15 +73,29 @@ class Source:
             ]
         )
 
-    def group(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Records of the same picture or pictures as one packed row, their tokens once; without the pictures.
+    def groups(self, positions: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """Records of the same picture or pictures as one packed row, their tokens once; without the pictures. Texts
+        alone, which see no picture, are a row each behind it.
 
         Raises:
             FamilyError: nothing can be shared.
         """
-        samples = [sample for position in positions for sample in self.samples(position)]
+        samples, alone = [], []
+        for position in positions:
+            for tokens, sample in zip(self.tokens(position), self.samples(position), strict=True):
+                (samples if self.shows(position, tokens) else alone).append(sample)
         # A lone sample needs no prefix: the same row with one segment.
-        return pack(samples, self.prefix(positions) if len(samples) > 1 else 0)
+        return [pack(samples, self.prefix(positions) if len(samples) > 1 else 0), *(pack([each], 0) for each in alone)]
+
+    def group(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        """`groups` as one row."""
+        groups = self.groups(positions)
+        # A row beside others in a batch says of all its tokens what the others say of theirs.
+        return chain(groups) if self.builder.adds_rows else groups[0]
+
+    def shows(self, position: int, tokens: Tokens) -> bool:
+        """Whether one of the record's samples shows all that the record shows; else it is a text alone."""
+        return len(tokens.pictures_at) == len(self.records.pictures(position))
 
     def apart(self, positions: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
         """Packed rows of one sample each, without the pictures that every one of them shows."""
@@ -108,12 +123,13 @@ class Source:
         return prefix
 
     def _prefix(self, positions: Sequence[int]) -> int | None:
-        return shared_prefix([t for each in positions for t in self.tokens(each)], self.per_picture(positions[0]))
+        tokens = [t for each in positions for t in self.tokens(each) if self.shows(each, t)]
+        return shared_prefix(tokens, self.per_picture(positions[0]))
 
     def lengths(self, position: int) -> list[int]:
         """Tokens of each sample, those of its pictures included."""
-        more = sum(n - 1 for n in self.per_picture(position))
-        return [len(tokens.ids) + more for tokens in self.tokens(position)]
+        sizes = self.records.sizes(position)
+        return [self.builder.length(tokens, sizes) for tokens in self.tokens(position)]
 
     def per_picture(self, position: int) -> list[int]:
         """Tokens that stand for each of its pictures."""
@@ -121,7 +137,18 @@ class Source:
 
 
 def askable(record: Record, builder: SampleBuilder) -> bool:
-    """Whether the model can see every box and every point that the question itself shows."""
+    """Whether the question can be put to the model, and it can see every box and every point that it shows."""
+    if not visible(record, builder):
+        return False
+    try:
+        builder.question(record)
+    except (DialectError, RecordError):
+        return False
+    return True
+
+
+def visible(record: Record, builder: SampleBuilder) -> bool:
+    """Whether the model can see every box and every point that the question shows."""
     geometry = builder.dialect.geometry
     boxes = all(geometry.visible(Box(*box), record.size) is not None for box in record.question_boxes)
     return boxes and all(geometry.shows(point, record.size) for point in record.question_points)
@@ -175,7 +202,14 @@ class Screened(Dataset):
 
     def _made(self, place: int) -> Samples:
         text, pixels = self.text(place), self.pixels(place) | self.picture_targets(place)
-        return [row | pixels for row in text] if isinstance(text, list) else text | pixels
+        if isinstance(text, list):
+            return [row | pixels if self.shows(row) else row for row in text]
+        return text | pixels
+
+    def shows(self, row: dict[str, torch.Tensor]) -> bool:
+        """Whether a row of tokens shows the pictures of its place; else it is a text alone."""
+        builder = self.screen.builder
+        return not builder.adds_rows or bool((row["input_ids"] == builder.image_token_id).any())
 
     @abstractmethod
     def text(self, place: int) -> Samples:
@@ -205,7 +239,8 @@ class SampleDataset(Screened):
     once, of more when they are met, where the next record takes their place.
 
     What an entry is depends on how stepwise answers are learned: a sample; with "faithful" a list of samples, one per
-    step, which the `Collator` makes rows of; a packed row where steps need segments.
+    step, which the `Collator` makes rows of; a packed row where steps need segments. It is a list, too, where an
+    objective reads rows beside the record's own.
 
     Args:
         records: what to train on.
@@ -237,7 +272,7 @@ class SampleDataset(Screened):
         if stepwise.in_segments:
             return self._source.group([place])
         rows = self._source.samples(place)
-        return rows if stepwise.mode == "faithful" else rows[0]
+        return rows if stepwise.mode == "faithful" or len(rows) > 1 else rows[0]
 
     def pixels(self, place: int) -> dict[str, torch.Tensor]:
         return self._source.pixels(place)

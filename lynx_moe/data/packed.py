@@ -79,7 +79,7 @@ class PackedDataset(Screened):
         groups, source = self.groups[place], self._source
         if self.packing == "picture":
             return source.group(groups[0])
-        return chain([part for g in groups for part in ([source.group(g)] if self._share else source.apart(g))])
+        return chain([part for g in groups for part in (source.groups(g) if self._share else source.apart(g))])
 
     def pixels(self, place: int) -> dict[str, torch.Tensor]:
         return side_by_side([self._source.pixels(position) for position in self._shown(place)])
@@ -94,14 +94,15 @@ class PackedDataset(Screened):
         """Positions of the records whose pictures stand in a row, as often as they do."""
         if self._share:
             return [group[0] for group in self.groups[place]]
-        return [p for group in self.groups[place] for p in group for _ in self._source.tokens(p)]
+        source = self._source
+        return [p for group in self.groups[place] for p in group for t in source.tokens(p) if source.shows(p, t)]
 
     def _several(self, group: list[int]) -> list[int]:
         """Of a group so many records that they have more than one sample; none if it has only one."""
         if len(group) > 1:
             return group[:2]
-        stepwise = self._source.stepwise
-        return group if stepwise.in_segments and len(self._source.tokens(group[0])) > 1 else []
+        shown = [tokens for tokens in self._source.tokens(group[0]) if self._source.shows(group[0], tokens)]
+        return group if len(shown) > 1 else []
 
     def _pieces(self, group: list[int], max_tokens: int) -> Iterator[tuple[list[int], int]]:
         """The group cut, in its order, into pieces that keep within `max_tokens` where they can, with their lengths."""
@@ -112,7 +113,8 @@ class PackedDataset(Screened):
         for position in group:
             tokens = self._source.tokens(position)
             shared = tokens[0].picture_at or 0  # tokens before the picture; its own placeholder counts as the record's
-            own = sum(len(each.ids) - shared for each in tokens)
+            behind = [each for each in tokens if self._source.shows(position, each)]
+            own = sum(len(each.ids) for each in tokens) - shared * len(behind)
             if not piece or own > room:
                 if piece:
                     yield piece, length
@@ -120,6 +122,6 @@ class PackedDataset(Screened):
                 piece, length, room = [], shared + pictures, max_tokens - shared - pictures
             piece.append(position)
             # Exactly: without the one placeholder of each of its pictures.
-            length += own - len(tokens) * len(tokens[0].pictures_at)
+            length += own - len(behind) * len(tokens[0].pictures_at)
             room -= own
         yield piece, length

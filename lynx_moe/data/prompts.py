@@ -11,8 +11,9 @@ import re
 from itertools import accumulate
 
 from lynx_moe.data.records import Record
-from lynx_moe.errors import RecordError
+from lynx_moe.errors import DialectError, RecordError
 from lynx_moe.families.dialects import Dialect
+from lynx_moe.grounding import Mask
 
 # The suffix that the paper shows at inference, and ours in training too unless `lynx_moe.data.steps` says otherwise.
 STEPWISE_SUFFIX = " Let's think step-by-step."
@@ -43,20 +44,27 @@ def question_text(record: Record, dialect: Dialect, suffix: str = STEPWISE_SUFFI
     when a grounding record has steps. Braces in the question of a record that shows neither are left alone.
 
     Raises:
-        DialectError: a box or point cannot be written, for example because the model cannot see it.
+        DialectError: a box or point cannot be written, for example because the model cannot see it; or a mask is shown,
+            which text cannot do.
     """
     shown = record.question
     if record.shows_places:
+        if "{mask:" in shown:
+            raise DialectError(
+                f"the question of record {record.id!r} shows a mask: {shown!r}",
+                why="text shows boxes and points; a mask is seen by models that were trained with visual prompts",
+                fix="+objective/extra=prompts in training; or show the box of what the mask is of",
+            )
         shown = dialect.render(shown, record.question_boxes, frame(record, 0), record.question_points)
     return shown + suffix if record.is_grounding and record.steps else shown
 
 
 def target_text(record: Record, dialect: Dialect) -> str:
-    """The true answer in the words the model should use: steps first, boxes spelled by `dialect`, each in the frame of
-    the picture that it lies in.
+    """The true answer in the words the model should use: steps first, boxes and masks spelled by `dialect`, each in the
+    frame of the picture that it lies in.
 
     Raises:
-        DialectError: a box cannot be written, for example because the model cannot see it.
+        DialectError: a box cannot be written, for example because the model cannot see it, or a mask cannot.
     """
     return " ".join(target_parts(record, dialect))
 
@@ -65,13 +73,38 @@ def target_parts(record: Record, dialect: Dialect) -> list[str]:
     """What `target_text` joins: each step with its number, the answer last; the answer alone when there are none.
 
     Raises:
-        DialectError: a box cannot be written.
+        DialectError: a box or a mask cannot be written.
     """
-    answer = dialect.render(record.answer, record.boxes, frame(record, record.picture))
+    return ["".join(piece for piece, _ in part) for part in _parts(record, dialect)]
+
+
+def mask_places(record: Record, dialect: Dialect) -> list[tuple[int, Mask, int]]:
+    """Where `target_text` has the mask word: the index behind its last character, the mask that it stands for, and
+    which of the record's pictures that lies in. Nothing in a dialect without such a word.
+
+    Raises:
+        DialectError: a box or a mask cannot be written.
+    """
+    if dialect.mask_word is None:
+        return []
+    found, end = [], 0
+    pictures = [*(step.picture for step in record.steps), record.picture]
+    for part, picture in zip(_parts(record, dialect), pictures, strict=True):
+        for piece, mask in part:
+            end += len(piece)
+            if mask is not None:
+                found.append((end, mask, picture))
+        end += 1  # the space that joins parts
+    return found
+
+
+def _parts(record: Record, dialect: Dialect) -> list[list[tuple[str, Mask | None]]]:
+    """The parts of the answer in pieces (`Dialect.pieces`)."""
+    said = [*((step.text, step) for step in record.steps), (record.answer, record)]
+    parts = [list(dialect.pieces(text, of.boxes, frame(record, of.picture), masks=of.masks)) for text, of in said]
     if not record.steps:
-        return [answer]
-    parts = [dialect.render(step.text, step.boxes, frame(record, step.picture)) for step in record.steps]
-    return [f"Step {number}: {part}" for number, part in enumerate([*parts, answer], start=1)]
+        return parts
+    return [[(f"Step {number}: ", None), *part] for number, part in enumerate(parts, start=1)]
 
 
 def step_starts(record: Record, dialect: Dialect) -> list[int]:

@@ -33,7 +33,8 @@ Masks = tuple[Mask | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One sentence of a stepwise answer; `{box:k}` in the text is the k-th of `boxes` (original pixels, xyxy).
+    """One sentence of a stepwise answer; `{box:k}` in the text is the k-th of `boxes` (original pixels, xyxy), and
+    `{mask:k}` the same one, spoken of by its mask.
 
     `picture` is which of the record's pictures, from 0, they lie in. `masks` are as those of a `Record`.
     """
@@ -58,8 +59,9 @@ class Picture:
 class Record:
     """One question about one picture, or several, with its true answer. Boxes are original pixels, xyxy.
 
-    `{box:k}` in the question is the k-th of `question_boxes`, in the answer the k-th of `boxes`; `{point:k}`, in
-    questions only, is the k-th of `question_points` (x, y).
+    `{box:k}` in the question is the k-th of `question_boxes`, in the answer the k-th of `boxes`; `{mask:k}` in an
+    answer is the k-th of `boxes` spoken of by its mask, in a question the k-th of `question_boxes` shown by its mask,
+    to models that learned visual prompts; `{point:k}`, in questions only, is the k-th of `question_points` (x, y).
     `size` is (width, height) of the picture, None for a text-only record. `image()` decodes the picture anew on each
     call. `more` are the second picture and those after it; `boxes` lie in picture number `picture`, from 0, and
     `question_boxes` in the first.
@@ -97,6 +99,11 @@ class Record:
     def shows_places(self) -> bool:
         """Whether the question itself shows boxes or points."""
         return bool(self.question_boxes or self.question_points)
+
+    @property
+    def speaks_masks(self) -> bool:
+        """Whether the answer speaks of its things by their masks, and of none by its box."""
+        return "{mask:" in self.answer and "{box:" not in self.answer
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:

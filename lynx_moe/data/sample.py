@@ -9,8 +9,6 @@ template writes.
 from __future__ import annotations
 
 import copy
-import inspect
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,16 +16,22 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lynx_moe.data.marking import in_boxes, in_steps
 from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.prompts import NO_SIZE, STEPWISE_SUFFIX, messages, question_text, step_starts, target_text
 from lynx_moe.data.records import Record
 from lynx_moe.data.targets import Target, TargetMaker, Told
 from lynx_moe.errors import FamilyError, RecordError
 from lynx_moe.families.dialects import Dialect
+from lynx_moe.families.picture_tokens import (
+    is_prefix_model,
+    model_inputs_of_picture,
+    picture_alone,
+    picture_token_ids,
+)
 
 IGNORED = -100  # label of a token that is not learned, as everywhere in transformers
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
-ANSWER = -1  # number, in `in_step`, of the step that is the answer: the last, however many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,10 @@ class Tokens:
     def picture_at(self) -> int | None:
         """Where the first picture stands; None for a text-only record."""
         return self.pictures_at[0] if self.pictures_at else None
+
+    def shown(self, sizes: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        """Which of a record's pictures stand in it: all, or none in a text alone."""
+        return sizes if self.pictures_at else ()
 
 
 class SampleBuilder:
@@ -87,11 +95,11 @@ class SampleBuilder:
         self.mark_steps = mark_steps
         self.targets = tuple(targets)
         self._refuse_slow_tokenizer()
-        # PaliGemma's processor alone takes a prompt and its answer ("suffix") apart.
-        self._is_prefix_model = "suffix" in inspect.signature(processor.__call__).parameters
+        self._is_prefix_model = is_prefix_model(processor)
         self._picture_ids: dict[tuple[int, int], np.ndarray] = {}
         self._picture_targets: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         self._token_types: tuple[str, ...] | None = None
+        self._others: dict[str, SampleBuilder] = {}
         if getattr(processor, "chat_template", None) is None and getattr(self.tokenizer, "chat_template", None) is None:
             raise FamilyError(
                 f"{type(processor).__name__} has no chat template",
@@ -107,16 +115,28 @@ class SampleBuilder:
         self.image_token = str(processor.image_token)
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
 
-    def with_targets(self, targets: Sequence[TargetMaker]) -> SampleBuilder:
-        """The same, for samples with other targets.
+    def with_targets(self, targets: Sequence[TargetMaker], key: str = "") -> SampleBuilder:
+        """The same, for samples with other targets; for one `key` the same again, with what it remembers.
 
         Raises:
             FamilyError: as when it was made.
         """
+        if key in self._others:
+            return self._others[key]
+        if self._token_types is None:
+            # Learned with a picture's tokens, which all copies share: one that finds them known would never learn it.
+            self.picture_ids((64, 64))
         other = copy.copy(self)
         other.targets, other._picture_targets = tuple(targets), {}
         other._refuse_slow_tokenizer()
+        if key:
+            self._others[key] = other
         return other
+
+    @property
+    def adds_rows(self) -> bool:
+        """Whether objectives want rows read beside those of records."""
+        return any(maker.adds_rows for maker in self.targets)
 
     def _refuse_slow_tokenizer(self) -> None:
         if (self.mark_boxes or self.mark_steps or self.targets) and not self.tokenizer.is_fast:
@@ -144,6 +164,16 @@ class SampleBuilder:
         images = [record.image(k) for k in range(len(record.sizes))]
         return sample | side_by_side([self.pixels(image) | self.picture_targets(image) for image in images])
 
+    def question(self, record: Record, suffix: str = STEPWISE_SUFFIX) -> str:
+        """The question as it is put to the model, in words.
+
+        Raises:
+            DialectError, RecordError: it cannot be.
+        """
+        for maker in self.targets:
+            record = maker.worded(record)
+        return question_text(record, self.dialect, suffix)
+
     def tokens(self, records: Sequence[Record], suffix: str = STEPWISE_SUFFIX) -> list[Tokens]:
         """Prompt and true answer of each record, tokenised; `suffix` ends the questions of stepwise records."""
         return [self._tokens(record, target_text(record, self.dialect), suffix) for record in records]
@@ -162,10 +192,11 @@ class SampleBuilder:
 
     def length(self, tokens: Tokens, sizes: Sequence[tuple[int, int]]) -> int:
         """How many tokens the sample has with all tokens of its pictures in place."""
-        return len(tokens.ids) + sum(len(self.picture_ids(size)) - 1 for size in sizes)
+        return len(tokens.ids) + sum(len(self.picture_ids(size)) - 1 for size in tokens.shown(sizes))
 
     def sample(self, tokens: Tokens, sizes: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """The token tensors of a sample, each (L,), and items of targets, (items, ..)."""
+        sizes = tokens.shown(sizes)
         ids = self.spread(tokens, sizes)
         answer_at = tokens.answer_at + len(ids) - len(tokens.ids)
         learned_at = answer_at + tokens.given
@@ -192,14 +223,20 @@ class SampleBuilder:
             return {}
         found = {name: torch.zeros(length, dtype=t) for maker in self.targets for name, t in maker.names.items()}
         before = np.zeros(len(tokens.ids), dtype=np.int64)  # tokens that pictures add before each one
+        size_at = dict(zip(tokens.pictures_at, sizes, strict=True))
         for at, size in zip(tokens.pictures_at, sizes, strict=True):
             count, start = len(self.picture_ids(size)), at + before[at]
             for name, values in self._of_picture(size).items():
                 found[name][start : start + count] = torch.from_numpy(values[:count])
             before[at + 1 :] += count - 1
         for target in tokens.targets:
+            start = target.place + before[target.place]
             for name, value in target.values.items():
-                found[name][target.place + before[target.place]] = value
+                found[name][start] = value
+            if target.place in size_at and target.item is not None:
+                maker = next(maker for maker in self.targets if maker.makes(target))
+                for name, values in maker.of_shown(self.processor, size_at[target.place], target.item).items():
+                    found[name][start : start + len(values)] = torch.from_numpy(values)
         for maker in self.targets:
             own = [t for t in tokens.targets if t.item is not None and maker.makes(t)]
             made = maker.of_items(self.processor, [t.item for t in sorted(own, key=lambda t: t.place)])
@@ -232,13 +269,7 @@ class SampleBuilder:
 
     def pixels(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """What the image processor makes of one picture, all that the model takes."""
-        # A processor has settings of its own for pictures (InternVL's cuts them into tiles whatever its image processor
-        # says), by which it also counts their tokens.
-        own = getattr(self.processor, "images_kwargs", {})
-        how = {name: value for name, value in own.items() if not name.startswith("return_")}
-        made = self.processor.image_processor(images=image, return_tensors="pt", **how)
-        dropped = set(getattr(self.processor, "unused_input_names", ()))
-        return {name: value for name, value in made.items() if name not in dropped}
+        return model_inputs_of_picture(self.processor, image)
 
     def picture_targets(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """(1, ..) what objectives beside the answer want of one picture; nothing for most."""
@@ -250,17 +281,14 @@ class SampleBuilder:
         """(P,) the token ids that stand for a picture of `size` (width, height)."""
         if size not in self._picture_ids:
             # A blank picture of that size gets as many tokens as any other, and its content does not matter.
-            made = self.processor(images=Image.new("RGB", size), text=self.image_token, add_special_tokens=False)
-            ids = np.asarray(made["input_ids"][0], dtype=np.int32)
-            if self._is_prefix_model:
-                # Its processor words the whole prompt: what follows the picture is the template's here.
-                ids = ids[: np.flatnonzero(ids == self.image_token_id)[-1] + 1]
+            made = picture_alone(self.processor, Image.new("RGB", size))
+            ids = picture_token_ids(self.processor, made).astype(np.int32)
             self._picture_ids[size] = ids
             self._token_types = tuple(name for name in TOKEN_TYPES if name in made)
         return self._picture_ids[size]
 
     def _tokens(self, record: Record, answer: str | None, suffix: str = STEPWISE_SUFFIX) -> Tokens:
-        question = question_text(record, self.dialect, suffix)
+        question = self.question(record, suffix)
         pictures = len(record.sizes)
         prompt = self._render(question, pictures, None)
         full = None if answer is None else self._render(question, pictures, answer)
@@ -280,11 +308,12 @@ class SampleBuilder:
         spans = self._encoded(full, return_offsets_mapping=True)["offset_mapping"][: len(tokens.ids)]
         spans = spans + [(len(full), len(full))] * (len(tokens.ids) - len(spans))
         if self.mark_boxes:
-            tokens = replace(tokens, in_box=self._in_box(prompt, full, record.sizes or (NO_SIZE,), spans))
+            tokens = replace(tokens, in_box=in_boxes(self.dialect, prompt, full, record.sizes or (NO_SIZE,), spans))
         if self.mark_steps:
             in_step = np.zeros(len(spans), dtype=np.int8)
             if record.is_grounding and record.steps:
-                in_step[tokens.answer_at :] = self._steps(record, full, answer, spans[tokens.answer_at :])
+                starts = step_starts(record, self.dialect)
+                in_step[tokens.answer_at :] = in_steps(starts, full, answer, spans[tokens.answer_at :])
             tokens = replace(tokens, in_step=in_step)
         return replace(tokens, targets=self._told(tokens, record, question, prompt, full, answer, spans))
 
@@ -303,26 +332,6 @@ class SampleBuilder:
             record, self.dialect, text, question, at[0], answer, at[1], spans, tokens.answer_at, tokens.pictures_at
         )
         return tuple(target for maker in self.targets for target in maker.of_text(told))
-
-    def _in_box(self, prompt: str, full: str, sizes: Sequence[tuple[int, int]], spans: list) -> np.ndarray:
-        """(L,) True for each token of `full` that spells a part of a box of any picture behind the prompt."""
-        start = len(os.path.commonprefix([prompt, full]))
-        found = [span for size in set(sizes) for span in self.dialect.decode(full[start:], size).spans]
-        boxes = [(start + begin, start + end) for begin, end in found]
-        return np.array([any(begin < b and a < end for a, b in boxes) for begin, end in spans], dtype=bool)
-
-    def _steps(self, record: Record, full: str, answer: str, spans: list) -> np.ndarray:
-        """(answer's tokens,) the step that each belongs to; the space before "Step n:" belongs to step n."""
-        at = full.rfind(answer)
-        if at < 0:
-            raise RecordError(
-                "its answer is not in the text that the chat template makes of it",
-                why="steps are found by where their words stand",
-                fix="objective.stepwise=whole without weights per step, or a template that leaves answers as they are",
-            )
-        starts = [at + start for start in step_starts(record, self.dialect)]
-        numbers = 1 + np.searchsorted(starts[1:], [end for _, end in spans], side="left")
-        return np.where(numbers == len(starts), ANSWER, numbers)
 
     def _tokens_of(self, prompt: str, full: str | None, pictures: int, is_grounding: bool) -> Tokens:
         ids = prompt_ids = self._tokenise(prompt)
@@ -355,9 +364,18 @@ class SampleBuilder:
         return self._encoded(text)["input_ids"]
 
     def _encoded(self, text: str, **options):
-        # As transformers does it: a template that writes the BOS token itself must not get a second one.
-        bos = self.tokenizer.bos_token
-        return self.tokenizer(text, add_special_tokens=not (bos and text.startswith(bos)), **options)
+        # As transformers does it: a template that writes the BOS token itself, at the start or behind its first
+        # pictures, must not get a second one.
+        bos, behind = self.tokenizer.bos_token, text
+        while behind.startswith(self.image_token):
+            behind = behind.removeprefix(self.image_token)
+        writes_bos = bool(bos) and behind.startswith(bos)
+        made = self.tokenizer(text, add_special_tokens=not writes_bos, **options)
+        if not (writes_bos and behind != text):
+            return made
+        # What SentencePiece puts before a text's first token is not before the picture's (Fuyu's processor says so).
+        start = made["input_ids"].index(self.image_token_id)
+        return {name: made[name][start:] for name in ("input_ids", "offset_mapping") if name in made}
 
     def _ended(self, ids: list[int], start: int) -> list[int]:
         """`ids` with the answer ending in exactly one EOS, where generation stops.

@@ -18,14 +18,17 @@ where suffixes differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lynx_moe.data.beside import rows_beside
+from lynx_moe.data.marking import ANSWER
 from lynx_moe.data.prompts import STEPWISE_SUFFIX
 from lynx_moe.data.records import Record
-from lynx_moe.data.sample import ANSWER, SampleBuilder, Tokens
+from lynx_moe.data.sample import SampleBuilder, Tokens
+from lynx_moe.data.targets import TargetMaker
 
 NEXT_STEP_SUFFIX = "Let's think of the next step."  # the paper's, while learning
 
@@ -66,7 +69,8 @@ WHOLE = Stepwise()
 
 
 def step_tokens(builder: SampleBuilder, record: Record, stepwise: Stepwise = WHOLE) -> list[Tokens]:
-    """What is learned of `record`, one entry per forward or segment; a single one for most records.
+    """What is learned of `record`, one entry per forward or segment, then what objectives read beside it; a single one
+    for most records.
 
     Args:
         builder: with `mark_steps`, unless answers are learned whole.
@@ -75,18 +79,25 @@ def step_tokens(builder: SampleBuilder, record: Record, stepwise: Stepwise = WHO
         DialectError, RecordError: as from `SampleBuilder`.
     """
     if stepwise.mode == "whole" or not (record.is_grounding and record.steps):
-        return builder.tokens([record], STEPWISE_SUFFIX)
+        return [*builder.tokens([record], STEPWISE_SUFFIX), *rows_beside(builder, record)]
     count = len(record.steps) + 1
-    return [_cut(builder.tokens([record], suffix)[0], a, b, count) for suffix, a, b in stepwise.runs(count)]
+    always = [maker for maker in builder.targets if maker.of_input]
+    cut = [_cut(builder.tokens([record], suffix)[0], a, b, count, always) for suffix, a, b in stepwise.runs(count)]
+    return [*cut, *rows_beside(builder, record)]
 
 
-def _cut(tokens: Tokens, first: int, last: int, count: int) -> Tokens:
-    """Only steps `first` to `last` learned, and nothing behind them."""
+def _cut(tokens: Tokens, first: int, last: int, count: int, always: Sequence[TargetMaker] = ()) -> Tokens:
+    """Only steps `first` to `last` learned, and nothing behind them; targets of `always` in every such cut."""
     numbers = np.where(tokens.in_step == ANSWER, count, tokens.in_step)
     learned = np.arange(len(numbers)) >= tokens.answer_at
     begin, end = (int((~learned | (numbers < each)).sum()) for each in (first, last + 1))
     # A question, and a step that is given, stand in several forwards; what is said of their tokens counts once.
-    own = (t for t in tokens.targets if begin <= t.place < end or (first == 1 and t.place < tokens.answer_at))
+    own = (
+        t
+        for t in tokens.targets
+        if begin <= t.place < end
+        or (t.place < tokens.answer_at and (first == 1 or any(maker.makes(t) for maker in always)))
+    )
     return replace(
         tokens,
         ids=tokens.ids[:end],

@@ -1,15 +1,17 @@
-"""Boxes drawn on a copy of a picture."""
+"""Boxes and masks drawn on a copy of a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from lynx_moe.grounding.box import Box
+from lynx_moe.grounding.masks import Mask
 
 TRUE_COLOUR = "#1fe04b"
 GUESS_COLOUR = "#ff5a1f"
+TINT = 110  # of 255: how much of a mask's colour covers the picture
 
 
 def font(pixels: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
@@ -18,9 +20,16 @@ def font(pixels: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 
 def draw(
-    image: Image.Image, boxes: Sequence[Box], *, colour: str = GUESS_COLOUR, width: int = 2, text_pixels: float = 12
+    image: Image.Image,
+    boxes: Sequence[Box],
+    *,
+    masks: Sequence[Mask] = (),
+    colour: str = GUESS_COLOUR,
+    width: int = 2,
+    text_pixels: float = 12,
 ) -> Image.Image:
-    """A copy of `image` with the outlines of `boxes`, each with its label and confidence where it has them.
+    """A copy of `image` with `masks`, translucent, and over them the outlines of `boxes`, each with its label and
+    confidence where it has them.
 
     The picture passed in stays as it is. Labels sit inside the box's upper left corner on a plate of its own colour,
     and are pushed back into the picture where the corner lies outside of it.
@@ -28,6 +37,7 @@ def draw(
     canvas = image.convert("RGB")
     if canvas is image:
         canvas = image.copy()
+    tint(canvas, masks, colour)
     pen = ImageDraw.Draw(canvas)
     for box in boxes:
         left, right = sorted((box.x1, box.x2))
@@ -39,6 +49,15 @@ def draw(
         if words:
             plate(pen, (left, top), words, colour=colour, pixels=text_pixels, limit=canvas.size)
     return canvas
+
+
+def tint(canvas: Image.Image, masks: Sequence[Mask], colour: str) -> None:
+    """Lays `masks`, stretched to `canvas`, on it in place: translucent, with a line around each."""
+    for mask in masks:
+        area = Image.fromarray(mask.array()).convert("L").resize(canvas.size, Image.Resampling.NEAREST)
+        line = ImageChops.subtract(area.filter(ImageFilter.MaxFilter(3)), area.filter(ImageFilter.MinFilter(3)))
+        canvas.paste(colour, mask=area.point(lambda value: value * TINT // 255))
+        canvas.paste(colour, mask=line)
 
 
 def plate(

@@ -35,12 +35,29 @@ class Mask:
             fix="make the data again; lengths as numbers are compressed by pycocotools.mask.frPyObjects",
         )  # fmt: skip
 
+    @classmethod
+    def of_array(cls, array: np.ndarray) -> Mask:
+        """The mask of (H, W) booleans, True on the thing."""
+        height, width = array.shape
+        flat = np.asarray(array, bool).T.reshape(-1)
+        changes = np.flatnonzero(np.diff(flat, prepend=False))  # the first run is of background, perhaps of length 0
+        return cls((width, height), _text(np.diff(changes, prepend=0, append=flat.size)))
+
+    def to_coco(self) -> dict[str, Any]:
+        """`{"size": [height, width], "counts": text}`, which `of_coco` reads."""
+        return {"size": list(self.size[::-1]), "counts": self.counts}
+
     def array(self) -> np.ndarray:
         """(H, W) bool, True on the thing; decoded anew on each call.
 
         Raises:
             RecordError: the text is not run lengths of a picture of this size.
         """
+        (width, height), lengths = self.size, self.runs()
+        return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
+
+    def runs(self) -> np.ndarray:
+        """(n,) run lengths, of ground and thing in turn; raises RecordError as `array` does, and takes less time."""
         width, height = self.size
         lengths = _lengths(self.counts)
         if (
@@ -54,7 +71,7 @@ class Mask:
                 why=f"its run lengths do not fill the picture: {self.counts[:40]!r}",
                 fix="make the data again, or look for what changed it",
             )
-        return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(width, height).T
+        return lengths
 
 
 def _lengths(text: str) -> np.ndarray | None:
@@ -77,3 +94,18 @@ def _lengths(text: str) -> np.ndarray | None:
     for start in (1, 2):  # the very first length stands alone
         lengths[start::2] = np.cumsum(lengths[start::2])
     return lengths
+
+
+def _text(lengths: np.ndarray) -> str:
+    """COCO's compressed text of run lengths: what `_lengths` reads. Source: rleToString in maskApi.c."""
+    told = lengths.copy()
+    told[3:] -= lengths[1:-2]
+    found = []
+    for value in told.tolist():
+        more = True
+        while more:
+            bits = value & 0x1F
+            value >>= 5
+            more = value != (-1 if bits & 0x10 else 0)
+            found.append(chr((bits | (0x20 if more else 0)) + 48))
+    return "".join(found)

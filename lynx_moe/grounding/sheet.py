@@ -10,7 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from lynx_moe.grounding.box import Box, iou
-from lynx_moe.grounding.drawing import GUESS_COLOUR, TRUE_COLOUR, font, plate
+from lynx_moe.grounding.drawing import GUESS_COLOUR, TRUE_COLOUR, font, plate, tint
+from lynx_moe.grounding.masks import Mask
 
 MARGIN = 8
 LINES = 2
@@ -20,19 +21,25 @@ LINE_PIXELS = 18
 
 @dataclass(kw_only=True, slots=True)
 class SheetCell:
-    """One picture of a sheet; boxes are original pixels. `asked` is written above it, `note` (the answer) below."""
+    """One picture of a sheet; boxes and masks are original pixels.
+
+    `asked` is written above it, `note` (the answer) below.
+    """
 
     image: Image.Image
     asked: str
     truth: Sequence[Box] = field(default_factory=list)
     guess: Sequence[Box] = field(default_factory=list)
     note: str = ""
+    truth_masks: Sequence[Mask] = ()
+    guess_masks: Sequence[Mask] = ()
 
 
 def contact_sheet(
     cells: Sequence[SheetCell], path: str | os.PathLike, *, columns: int = 5, picture_pixels: int = 256
 ) -> Path:
-    """Write a grid of pictures to `path` and return it: true boxes green, answered boxes orange with their best IoU.
+    """Write a grid of pictures to `path` and return it: true boxes and masks green, answered ones orange, boxes with
+    their best IoU.
 
     Small pictures are enlarged so that their longer side has `picture_pixels`. The file appears whole or not at all.
     """
@@ -58,6 +65,8 @@ def _picture(cell: SheetCell, pixels: int) -> Image.Image:
     # Enlarged pixels stay sharp: the reader should see what the model saw, not a smoothed version of it.
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
     canvas = cell.image.convert("RGB").resize((width, height), how)
+    tint(canvas, cell.truth_masks, TRUE_COLOUR)
+    tint(canvas, cell.guess_masks, GUESS_COLOUR)
     pen = ImageDraw.Draw(canvas)
     for boxes, colour in ((cell.truth, TRUE_COLOUR), (cell.guess, GUESS_COLOUR)):
         for box in boxes:

@@ -66,7 +66,7 @@ def test_boxes_that_a_question_shows_are_spelled_in_the_prompt(records, name):
     processor = tiny_llava_with_processor()[1]
     builder = SampleBuilder(processor, get_dialect(name, processor))
     shown = [record for record in records if record.question_boxes]
-    assert {record.task for record in shown} == {"name_region"} and len(shown) > 5
+    assert {record.task for record in shown} == {"name_region", "region_colour"} and len(shown) > 5
     for record, tokens in zip(shown, builder.prompts(shown), strict=True):
         asked = question_text(record, builder.dialect)
         prompt = processor.tokenizer.decode(tokens.ids)  # the tiny tokenizer does not know every word, but all digits

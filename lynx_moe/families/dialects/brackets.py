@@ -31,10 +31,10 @@ class BracketDialect(NumberDialect):
     def encode_point(self, point: Iterable[float], size: Size) -> str:
         return f"[{self.comma.join(self.point_numbers(point, size))}]"
 
-    def grammar(self, size: Size) -> Grammar:
+    def _grammar(self, size: Size) -> Grammar:
         return derive(self, size, between=self.several)
 
-    def decode(self, text: str, size: Size) -> Parsed:
+    def _read(self, text: str, size: Size) -> Parsed:
         parsed = Parsed()
         for group in GROUP.finditer(text):
             if not group[2]:

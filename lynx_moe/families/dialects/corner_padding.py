@@ -74,13 +74,40 @@ class SquareCanvas:
         return size[0] * self.side / resized[0], size[1] * self.side / resized[1]
 
 
-CornerPadding = TiledCanvas | PatchCanvas | SquareCanvas
+@dataclass(frozen=True, slots=True)
+class PatchRows:
+    """Fuyu: a picture is only ever made smaller, to fit `height` x `width`, and filled up to whole patches.
+
+    The rule is that of transformers' `fuyu`, image processor and processor.
+    """
+
+    patch_height: int
+    patch_width: int
+    height: int
+    width: int
+
+    def __call__(self, size: Size) -> tuple[float, float]:
+        width, height = size
+        scale = min(1.0, self.height / height, self.width / width)
+        resized = (width, height) if scale == 1 else (int(width * scale), int(height * scale))
+        ends, patches = (self.width, self.height), (self.patch_width, self.patch_height)
+        padded = [
+            min(end, math.ceil(side / patch) * patch) for side, end, patch in zip(resized, ends, patches, strict=True)
+        ]
+        return width * padded[0] / resized[0], height * padded[1] / resized[1]
+
+
+CornerPadding = TiledCanvas | PatchCanvas | SquareCanvas | PatchRows
 
 
 def corner_padding(images: object) -> CornerPadding | None:
     """The rule by which this image processor pads at the right and at the bottom; None when it does not."""
     if getattr(images, "do_pad", False) and getattr(images, "max_image_tiles", None) is not None:
         return TiledCanvas(int(_read(images.size, "height")), images.max_image_tiles)
+    patch = getattr(images, "patch_size", None)
+    if getattr(images, "padding_mode", None) and _read(patch, "height") and _read(images.size, "height"):
+        sides = _read(images.size, "height"), _read(images.size, "width")
+        return PatchRows(_read(patch, "height"), _read(patch, "width"), *sides)
     if getattr(images, "max_patches", None) is not None and _read(getattr(images, "size", None), "max_height"):
         factor = images.patch_size * images.merge_size
         return PatchCanvas(images.patch_size, factor, images.max_patches, int(_read(images.size, "max_height")))

@@ -14,6 +14,9 @@ from lynx_moe.families.dialects.base import DIALECTS, Dialect, Parsed
 from lynx_moe.families.dialects.geometry import Size
 from lynx_moe.families.dialects.grammar import Grammar, derive
 from lynx_moe.families.dialects.location import add_box, in_pixels, share_of, shares_of, written_label
+from lynx_moe.families.dialects.outlined import seen_corners, seen_pixels
+from lynx_moe.grounding import Mask
+from lynx_moe.grounding.outlines import outlines
 
 BINS = 1000
 LOC = re.compile(r"<loc_([0-9]{1,6})>")
@@ -39,6 +42,7 @@ class Florence2Dialect(Dialect):
     families = ("florence2",)
     marks = (re.compile(r"<loc_[0-9]{1,3}>|</?poly>|<sep>"),)
     quantum = 1 / BINS
+    writes_outlines = True
     coordinates = re.compile(r"(?:<loc_[0-9]{1,6}>){4}")
 
     def encode(self, box: Iterable[float], size: Size) -> str:
@@ -54,10 +58,17 @@ class Florence2Dialect(Dialect):
             raise DialectError(
                 f"{len(polygon)} points are no outline", why="an outline has at least three", fix="mend the record"
             )
-        places = (share_of(self, self.seen_point(point, size), size) for point in polygon)
-        return f"<poly>{''.join(map(_spelled, places))}</poly>"
+        return f"<poly>{self._corners(polygon, size)}</poly>"
 
-    def decode(self, text: str, size: Size) -> Parsed:
+    def _corners(self, polygon: Iterable[Iterable[float]], size: Size) -> str:
+        return "".join(_spelled(share_of(self, self.seen_point(point, size), size)) for point in polygon)
+
+    def _outlined(self, mask: Mask, size: Size) -> str:
+        """All outlines of one mask between one pair of marks, as the family's own answers have them."""
+        found = [seen_corners(self, outline, size) for outline in outlines(seen_pixels(self, mask, size))]
+        return f"<poly>{'<sep>'.join(self._corners(outline, size) for outline in found)}</poly>"
+
+    def _read(self, text: str, size: Size) -> Parsed:
         parsed = Parsed()
         broken = TOKEN.sub(" ", text).count("<loc_")
         outline: list[list[int]] | None = None  # runs since "<poly>", or None outside of it
@@ -69,6 +80,8 @@ class Florence2Dialect(Dialect):
             elif token[0] == "</poly>":
                 broken += not outline
                 broken += sum(not self._add_outline(parsed, run, size) for run in outline or ())
+                number = parsed.polygon_masks[-1] + 1 if parsed.polygon_masks else 0  # what one pair of marks holds
+                parsed.polygon_masks += [number] * (len(parsed.polygons) - len(parsed.polygon_masks))
                 outline = None
             elif token[0] != "<sep>":
                 if outline is not None:
@@ -116,7 +129,7 @@ class Florence2Dialect(Dialect):
         parsed.polygons.append([(min(max(x, 0.0), size[0]), min(max(y, 0.0), size[1])) for x, y in places])
         return True
 
-    def grammar(self, size: Size) -> Grammar:
+    def _grammar(self, size: Size) -> Grammar:
         # A box may lie within one bin, and an outline is no box.
         return derive(self, size, may_equal=True, skips=("<poly>", "</poly>"))
 

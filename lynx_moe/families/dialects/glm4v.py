@@ -35,9 +35,9 @@ class Glm4vDialect(MarkedDialect):
     comma = ","
     any_answer = True
 
-    def grammar(self, size: Size) -> Grammar:
+    def _grammar(self, size: Size) -> Grammar:
         """As derived, but a box is open from its brackets on: the mark in front of them opens answers in words too."""
-        derived = super().grammar(size)
+        derived = super()._grammar(size)
         (head,) = {parts[0] for parts in derived.alternatives}
         rest = tuple(parts[1:] for parts in derived.alternatives)
         return replace(derived, opening=derived.opening + head, alternatives=rest, heads=0)

@@ -103,12 +103,14 @@ class Grammar:
         alternatives: what may follow it; the last part of each is fixed text, or `Again` behind one.
         skips: two marks between which nothing is a box, or None.
         heads: how many parts of each alternative stand in front of a whole list, and not of each box in it.
+        word: a word that may stand anywhere and is no box, also where the opening is a part of it; "" for none.
     """
 
     opening: str
     alternatives: tuple[tuple[Part, ...], ...]
     skips: tuple[str, str] | None = None
     heads: int = 0
+    word: str = ""
 
     def advance(self, state: State, text: str) -> State | None:
         """The state after `text`, or None if a box in it is not well formed.
@@ -137,7 +139,8 @@ class Grammar:
         if state.skipping:
             return State() if tail.endswith(self.skips[1]) else State(_beginning(tail, self.skips[1:]), skipping=True)
         if tail.endswith(self.opening):
-            return self._opened
+            rest = self.word.partition(self.opening)[2]
+            return State(places=self._opened.places | {Place((rest,))}) if rest else self._opened
         if self.skips and tail.endswith(self.skips[0]):
             return State(skipping=True)
         return State(_beginning(tail, (self.opening, *(self.skips or ())[:1])))

@@ -45,7 +45,7 @@ class JsonDialect(NumberDialect):
     def encode_point(self, point: Iterable[float], size: Size) -> str:
         return _object(self.point_key, self.point_numbers(point, size), "")
 
-    def decode(self, text: str, size: Size) -> Parsed:
+    def _read(self, text: str, size: Size) -> Parsed:
         parsed = Parsed()
         spans = []
         keys = (self.box_key, self.point_key)

@@ -56,7 +56,7 @@ class Kosmos2Dialect(Dialect):
         x, y = (min(math.floor(share * SIDE), SIDE - 1) for share in share_of(self, self.seen_point(point, size), size))
         return f"<patch_index_{y * SIDE + x:04}>"
 
-    def decode(self, text: str, size: Size) -> Parsed:
+    def _read(self, text: str, size: Size) -> Parsed:
         parsed = Parsed()
         rest = OBJECT.sub(" ", text)
         points = [int(found[1]) for found in ALONE.finditer(rest)]
@@ -81,7 +81,7 @@ class Kosmos2Dialect(Dialect):
             parsed.errors["unparseable"] += broken
         return parsed
 
-    def grammar(self, size: Size) -> Grammar:
+    def _grammar(self, size: Size) -> Grammar:
         first, last = _cells(shares_of(self, (0, 0, *size), size))
         pair = "<patch_index_", Cell(first, last, 4), "><patch_index_", Cell(first, last, 4, after=0)
         return Grammar("<object>", ((*pair, "></object>"), (*pair, f">{BETWEEN}", Again())))

@@ -14,7 +14,9 @@ from lynx_moe.families.dialects.base import Parsed
 from lynx_moe.families.dialects.geometry import Size
 from lynx_moe.families.dialects.grammar import Grammar, derive
 from lynx_moe.families.dialects.numbers import NumberDialect, bare_boxes
-from lynx_moe.grounding import Box
+from lynx_moe.families.dialects.outlined import seen_corners, seen_pixels
+from lynx_moe.grounding import Box, Mask
+from lynx_moe.grounding.outlines import quadrilaterals
 
 PAIRS = re.compile(r"\s*\(([^(),]*),([^(),]*)\)\s*(?:,\s*\(([^(),]*),([^(),]*)\)\s*)?")
 QUAD = re.compile(r"\s*" + r",\s*".join([r"\(([^(),]*),([^(),]*)\)\s*"] * 4))
@@ -57,6 +59,7 @@ class MarkedDialect(NumberDialect):
         present = {name: tuple(map(re.escape, marks)) for name, marks in named.items() if marks}
         # What is between marks never holds an angle bracket, so scanning stops at the next one: linear for any text.
         cls._token = re.compile("|".join(f"{a}(?P<{name}>[^<>]*)({b})?" for name, (a, b) in present.items()))
+        cls.writes_outlines = cls.quad_marks is not None
         cls.marks = tuple(mark for marks in named.values() if marks for mark in marks)
 
     def encode(self, box: Iterable[float], size: Size) -> str:
@@ -80,9 +83,16 @@ class MarkedDialect(NumberDialect):
         numbers = [number for corner in corners for number in self.corner_numbers(corner, size)]
         return self._written(numbers).join(self.quad_marks)
 
-    def decode(self, text: str, size: Size) -> Parsed:
+    def _outlined(self, mask: Mask, size: Size) -> str:
+        """One outline of four corners for each part: that is all that these models were taught."""
+        if not self.writes_outlines:
+            return super()._outlined(mask, size)
+        found = quadrilaterals(seen_pixels(self, mask, size))
+        return "".join(self.encode_polygon(seen_corners(self, outline, size), size) for outline in found)
+
+    def _read(self, text: str, size: Size) -> Parsed:
         parsed = Parsed()
-        label, label_end, spans = "", 0, []
+        label, label_end, spans, quad_end = "", 0, [], -1
         for token in self._token.finditer(text):
             spans.append(token.span())
             start, end = token.span()
@@ -95,7 +105,9 @@ class MarkedDialect(NumberDialect):
                 label = ""
             label_end = end
             if kind == "quad":
-                self._read_quad(parsed, body, closed, size)
+                # Outlines with nothing between them are parts of one mask, as they are written.
+                self._read_quad(parsed, body, closed, size, joins=start == quad_end)
+                quad_end = end
             elif self.lists:
                 self._read_lists(parsed, body, closed, size, token.span(), label)
             else:
@@ -104,7 +116,7 @@ class MarkedDialect(NumberDialect):
         parsed.errors = +parsed.errors
         return parsed
 
-    def grammar(self, size: Size) -> Grammar:
+    def _grammar(self, size: Size) -> Grammar:
         return derive(
             self, size, between="], [" if self.lists and self.comma == ", " else "],[" if self.lists else None
         )
@@ -150,12 +162,14 @@ class MarkedDialect(NumberDialect):
         elif not self.any_answer or (LOOSE.fullmatch(body) and len(numbers) != 1):
             parsed.errors["unparseable"] += 1
 
-    def _read_quad(self, parsed: Parsed, body: str, closed: bool, size: Size) -> None:
+    def _read_quad(self, parsed: Parsed, body: str, closed: bool, size: Size, joins: bool) -> None:
         quad = QUAD.fullmatch(body) if closed else None
         read = Parsed()
         for x, y in zip(quad.groups()[::2], quad.groups()[1::2], strict=True) if quad else ():
             self.take_point(read, (x, y), size)
         if len(read.points) == 4:
+            last = parsed.polygon_masks[-1] if parsed.polygon_masks else -1
+            parsed.polygon_masks.append(last if joins and last >= 0 else last + 1)
             parsed.polygons.append(read.points)
         else:
             parsed.errors[next(iter(read.errors), "unparseable")] += 1

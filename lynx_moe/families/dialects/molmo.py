@@ -44,10 +44,10 @@ class PointTagDialect(Dialect):
     def encode(self, box: Iterable[float], size: Size) -> str:
         raise self._no_boxes()
 
-    def grammar(self, size: Size) -> Grammar:
+    def _grammar(self, size: Size) -> Grammar:
         raise self._no_boxes()
 
-    def decode(self, text: str, size: Size) -> Parsed:
+    def _read(self, text: str, size: Size) -> Parsed:
         parsed = Parsed()
         for tag in TAG.finditer(text):
             for share in self.places(TEXT.sub("", tag[1])) if tag[2] else (None,):

@@ -52,7 +52,7 @@ class PaliGemmaDialect(Dialect):
         x, y = share_of(self, self.seen_point(point, size), size)
         return f"<loc{round(y * LAST):04}><loc{round(x * LAST):04}>"
 
-    def decode(self, text: str, size: Size) -> Parsed:
+    def _read(self, text: str, size: Size) -> Parsed:
         parsed = Parsed()
         broken = RUN.sub(" ", text).count("<loc")
         for run in RUN.finditer(text):
