@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Processor class to template; `bos_token` is the tokenizer's, `image_token` the processor's.
+# Processor class to template; `bos_token` is the tokenizer's, IMAGE stands for the processor's `image_token`.
 # PaliGemma (arXiv 2407.07726, section 3): picture tokens, BOS, the prompt, a newline, then the answer and EOS.
 TEMPLATES = {
     "PaliGemmaProcessor": (
@@ -10,6 +10,14 @@ TEMPLATES = {
         "{% if message.role == 'user' %}{{ bos_token }}{% endif %}"
         "{% for part in message.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
         "{% if message.role == 'user' %}{{ '\\n' }}{% endif %}{% endfor %}"
+    ),
+    # Fuyu, as its processor in transformers writes it: picture, BOS, the prompt, the token where answers begin, the
+    # answer and what ends a text. The family's own example ends its prompt in a newline.
+    "FuyuProcessor": (
+        "{% for message in messages %}{% for part in message.content if part.type == 'image' %}IMAGE{% endfor %}"
+        "{% if message.role == 'user' %}{{ bos_token }}{% endif %}"
+        "{% for part in message.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+        "{% if message.role == 'user' %}{{ '\\n<0x04>' }}{% endif %}{% endfor %}"
     ),
 }
 

@@ -269,6 +269,21 @@ def test_a_mark_on_the_picture_moves_the_states_of_its_cell_most(make, size):
     assert looked_at >= 8
 
 
+@pytest.mark.parametrize("make", FAMILIES, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("size", [(64, 64), (96, 60)], ids=["square", "wide"])
+def test_cells_are_as_large_as_the_patches_that_a_token_is_made_of(make, size):
+    model, processor = built(make)
+    vision = next(part for name, part in model.named_modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Conv3d))
+    patch = vision.kernel_size[-1]
+    grid = picture_grid(processor, size)
+    made = processor(images=Image.new("RGB", size), text=processor.image_token, return_tensors="pt")
+    if "image_grid_thw" in made:
+        patches = int(made["image_grid_thw"].prod())
+    else:
+        patches = made["pixel_values"].shape[-1] * made["pixel_values"].shape[-2] // patch**2
+    assert grid.cell**2 * grid.rows * grid.columns == patches * patch**2
+
+
 def test_cells_tile_their_window_row_by_row():
     _, processor = built(qwen2_5_vl)
     grid = picture_grid(processor, (96, 60))
