@@ -14,7 +14,13 @@ register()
 # Only now (E402): the config needs the registered name, and all of these need the config.
 from lynx_moe.adapter.block import LynxLayer  # noqa: E402
 from lynx_moe.adapter.config import LynxConfig  # noqa: E402
-from lynx_moe.adapter.gate_context import follow_loss_scale, runtime_of, set_aux_scale, set_gate  # noqa: E402
+from lynx_moe.adapter.gate_context import (  # noqa: E402
+    follow_loss_scale,
+    open_rows,
+    runtime_of,
+    set_aux_scale,
+    set_gate,
+)
 from lynx_moe.adapter.model import LynxModel  # noqa: E402
 from lynx_moe.adapter.projection import LynxProjection  # noqa: E402
 from lynx_moe.adapter.prompt_gate import PromptGateHead, fit_head, pool_prompts  # noqa: E402
@@ -32,6 +38,7 @@ __all__ = [
     "follow_loss_scale",
     "lynx_layers",
     "lynx_projections",
+    "open_rows",
     "penalty_values",
     "predict_prompt_gate",
     "prompt_gate_head",

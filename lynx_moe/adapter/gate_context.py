@@ -326,6 +326,23 @@ def runtime_of(model: nn.Module) -> Runtime:
     )
 
 
+def open_rows(model: nn.Module) -> Rows:
+    """In which rows of the forward that is running `model`, or a part of it, an active adapter may speak.
+
+    All, for a model whose adapter has no gate; none while adapters are disabled.
+    """
+    runtime = next((m.runtime for m in model.modules() if isinstance(getattr(m, "runtime", None), Runtime)), None)
+    if runtime is None:
+        return OPEN
+    if runtime.layers[0].disable_adapters:
+        return SHUT
+    found = [runtime.rows_of(adapter) for adapter in runtime.speaking(runtime.layers[0].active_adapters)]
+    if any(rows.all_open for rows in found):
+        return OPEN
+    some = [rows.open_B for rows in found if rows.any_open]
+    return Rows.of(torch.stack(some).any(dim=0)) if some else SHUT
+
+
 @contextmanager
 def set_gate(model: nn.Module, rows: bool | list[bool] | Tensor) -> Iterator[None]:
     """Inside, the prompt gate is `rows`, whatever the adapter's own prompt gate says.

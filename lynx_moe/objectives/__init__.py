@@ -6,6 +6,11 @@ one is one file with a class that `OBJECTIVES.register` files, and one line belo
 """
 
 from lynx_moe.objectives.base import OBJECTIVES, Objective
+from lynx_moe.objectives.contrast import Contrast
+from lynx_moe.objectives.distil import Distil
+from lynx_moe.objectives.masks import Masks
+from lynx_moe.objectives.prompts import Prompts
+from lynx_moe.objectives.reconstruction import Reconstruction
 from lynx_moe.objectives.regions import Regions
 
-__all__ = ["OBJECTIVES", "Objective", "Regions"]
+__all__ = ["OBJECTIVES", "Contrast", "Distil", "Masks", "Objective", "Prompts", "Reconstruction", "Regions"]

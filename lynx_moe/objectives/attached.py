@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lynx_moe.data.targets import TargetMaker
 from lynx_moe.errors import CheckpointError
 from lynx_moe.families.last_states import decoder_of, width_of
 from lynx_moe.objectives.base import OBJECTIVES, Objective
@@ -33,7 +35,7 @@ def attach_objectives(model: nn.Module, chosen: Mapping[str, dict[str, Any]], se
         chosen: settings of each objective by its name.
 
     Raises:
-        FamilyError: there is no telling where the text decoder is.
+        FamilyError: there is no telling where the text decoder is. ConfigError: one needs another that is not chosen.
     """
     if not chosen:
         return
@@ -42,6 +44,8 @@ def attach_objectives(model: nn.Module, chosen: Mapping[str, dict[str, Any]], se
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # `manual_seed` would seed every GPU too
         heads = nn.ModuleDict({name: OBJECTIVES.get(name)(width_of(base), **own) for name, own in chosen.items()})
+        for head in heads.values():
+            head.meet(dict(heads.items()))
     for name, own in chosen.items():
         heads[name].settings = own
     setattr(model.base_model, name_of_heads(model), heads.to(device=base.device, dtype=torch.float32))
@@ -56,6 +60,18 @@ def heads_of(model: nn.Module) -> dict[str, Objective]:
     tuner = getattr(model, "base_model", None)
     held = tuner._modules.get(name_of_heads(model)) if hasattr(tuner, "prefix") else None
     return dict(held.items()) if held is not None else {}
+
+
+def serving_heads(model: nn.Module) -> dict[str, Objective]:
+    """Those that take part in what a model answers now: none while its adapter is disabled."""
+    if any(getattr(module, "disable_adapters", None) is True for module in model.modules()):
+        return {}
+    return {name: head for name, head in heads_of(model).items() if head.serves}
+
+
+def targets_of(heads: Mapping[str, Objective]) -> list[TargetMaker]:
+    """What makes the targets of heads, as these were made."""
+    return [head.target_maker(head.settings) for head in heads.values()]
 
 
 def is_head(name: str) -> bool:
@@ -75,11 +91,21 @@ def read_heads(folder: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any
     """
     try:
         with safe_open(folder / FILE, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()[SETTINGS])
+            settings = {name: dict(own) for name, own in json.loads(file.metadata()[SETTINGS]).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, settings
     except Exception as problem:
         raise CheckpointError(
             f"{folder / FILE} holds no heads", why=str(problem), fix="copy the folder again, or train again"
         ) from problem
+
+
+def settings_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Settings of each objective that what is in `folder` was trained with, by name; none where it does not say.
+
+    Raises:
+        CheckpointError: the file is not of heads.
+    """
+    return read_heads(folder)[1] if (folder / FILE).is_file() else {}
 
 
 def put_heads(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -96,6 +122,17 @@ def put_heads(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     return wrong
 
 
+def write_serving(model: nn.Module, folder: Path) -> None:
+    """Writes the heads that answers need into `folder`, for `attach_serving`; nothing where there are none."""
+    chosen = {name: head.settings for name, head in heads_of(model).items() if head.serves}
+    own = f"base_model.{name_of_heads(model)}."
+    state = {
+        n: t.cpu().contiguous() for n, t in model.state_dict().items() if n.removeprefix(own).split(".")[0] in chosen
+    }
+    if state:
+        save_file(state, folder / FILE, metadata={SETTINGS: json.dumps(chosen)})
+
+
 def attach_serving(model: nn.Module, folder: Path) -> None:
     """Gives a loaded model the heads that its answers need, where `folder` holds any; the others are left out.
 
@@ -107,7 +144,14 @@ def attach_serving(model: nn.Module, folder: Path) -> None:
     state, settings = read_heads(folder)
     known = {name: own for name, own in settings.items() if name in OBJECTIVES.names()}
     chosen = {name: own for name, own in known.items() if OBJECTIVES.get(name).serves}
-    attach_objectives(model, chosen)
+    try:
+        attach_objectives(model, chosen)
+    except (TypeError, RuntimeError, KeyError) as problem:
+        raise CheckpointError(
+            f"the heads in {folder} cannot be made as their settings say",
+            why=f"{type(problem).__name__}: {problem}",
+            fix="load them with the version of lynx_moe that trained them, or copy the folder again",
+        ) from problem
     own = f"base_model.{name_of_heads(model)}."
     if wrong := put_heads(model, {n: t for n, t in state.items() if n.removeprefix(own).split(".")[0] in chosen}):
         raise CheckpointError(

@@ -1,13 +1,15 @@
 """What an objective beside the answer is: it reads the decoder's last states, and trains new experts and its own head.
 
-Everything runs on the ordinary forward of training; nothing is generated and no further forward is made. An objective
-is one file here with a class that `OBJECTIVES.register` files under its name, its settings under the same name in
+Everything runs on the ordinary forward of training; nothing is generated and no further forward is made. What is to be
+read beside the records themselves are rows of the same batch (`TargetMaker.rows`). An objective is one file here with a
+class that `OBJECTIVES.register` files under its name, its settings under the same name in
 `lynx_moe.training.objective_settings`, and one YAML in conf/objective/extra.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -31,9 +33,11 @@ class Objective(nn.Module, ABC):
         weights: of each term in the loss of a step.
         settings: what it was made with, to be saved with its weights.
         serves: whether a trained model needs the head to answer: it is then loaded with the adapter, and exported.
+        called: further methods that use its weights from outside `forward`; divided weights must know of them.
     """
 
     serves: ClassVar[bool] = False
+    called: ClassVar[tuple[str, ...]] = ()
 
     terms: tuple[str, ...]
     weights: tuple[float, ...]
@@ -43,6 +47,29 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def target_maker(cls, settings: dict[str, Any]) -> TargetMaker:
         """What makes its targets, for these settings."""
+
+    @classmethod
+    def settled(cls, settings: dict[str, Any], processor: Any) -> dict[str, Any]:
+        """`settings` with what they leave to the base taken from its processor.
+
+        Raises:
+            FamilyError: its picture tokens do not say so. ConfigError: a setting is not for this base.
+        """
+        return settings
+
+    def meet(self, heads: Mapping[str, Objective]) -> None:
+        """Called once when all heads of a model are made, before any is used, for one that reads another's.
+
+        Raises:
+            ConfigError: the other one is not there.
+        """
+
+    def goes_on_from(self, settings: Mapping[str, Any]) -> None:
+        """Called before weights that were trained with `settings` (as saved) are put into it.
+
+        Raises:
+            CheckpointError: what they were trained with is not what this one has.
+        """
 
     def around(self, decoder: nn.Module, batch: dict[str, Tensor]) -> AbstractContextManager:
         """Around the adapted forward of a micro-batch, never around the base's own.

@@ -1,6 +1,7 @@
-"""Telling pairs apart: the symmetric InfoNCE, and hard negatives drawn by it.
+"""Telling pairs apart: InfoNCE in both directions or in one, and hard negatives drawn by it.
 
-Legend of shape suffixes: `N` pairs, the i-th of one kind belonging to the i-th of the other; `D` width.
+Legend of shape suffixes: `N` pairs, the i-th of one kind belonging to the i-th of the other; `M` of the other kind,
+where these are more; `D` width.
 """
 
 from __future__ import annotations
@@ -29,6 +30,23 @@ def info_nce(logits_NN: Tensor, barred_NN: Tensor | None = None) -> Tensor:
     return (
         F.cross_entropy(logits_NN, right_N, reduction="none") + F.cross_entropy(logits_NN.T, right_N, reduction="none")
     ) / 2
+
+
+def info_nce_to(logits_NM: Tensor, right_N: Tensor, barred_NM: Tensor) -> Tensor:
+    """(N,) nats of each first: telling its second among all second ones that are not barred; one direction alone.
+
+    Source: as `info_nce`; the direction from query to target is VLM2Vec's, as in the code of arXiv 2411.05195.
+
+    Args:
+        logits_NM: similarity, divided by the temperature, of each first with each second.
+        right_N: which second each belongs to; never barred.
+        barred_NM: bool, what may be right as well.
+
+    >>> info_nce_to(torch.zeros(1, 4), torch.tensor([2]), torch.tensor([[True, False, False, False]]))     # ln 3
+    tensor([1.0986])
+    """
+    own_NM = torch.zeros_like(barred_NM).scatter(1, right_N[:, None], True)
+    return F.cross_entropy(logits_NM.masked_fill(barred_NM & ~own_NM, float("-inf")), right_N, reduction="none")
 
 
 @torch.no_grad()

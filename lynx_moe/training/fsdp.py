@@ -19,11 +19,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lynx_moe.families.find import find_decoder_layers
+from lynx_moe.objectives.attached import heads_of
 from lynx_moe.training.checkpoints import BY_NAME
 from lynx_moe.training.method import adapter_parts
 
@@ -39,6 +40,9 @@ def shard(model: nn.Module) -> None:
     for module in units(model):
         fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    for head in heads_of(model).values():
+        for method in head.called:
+            register_fsdp_forward_method(head, method)
 
 
 def units(model: nn.Module) -> list[nn.Module]:

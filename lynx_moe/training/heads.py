@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from lynx_moe.data import RecordSet, SampleBuilder
+from lynx_moe.data.beside import rows_beside
 from lynx_moe.data.screening import evenly
 from lynx_moe.data.targets import TargetMaker
 from lynx_moe.errors import CheckpointError, LynxError, RecordError
@@ -20,24 +22,34 @@ from lynx_moe.training.state import write_state
 LOOKED_AT = 256  # records, for one that an objective can learn from
 
 
-def chosen_objectives(settings: Settings) -> dict[str, dict]:
-    """Settings of each objective that is switched on, by its name."""
+def chosen_objectives(settings: Settings, processor: Any = None) -> dict[str, dict]:
+    """Settings of each objective that is switched on, by its name.
+
+    Args:
+        processor: the base's, for settings that are left to the base; None leaves them open.
+
+    Raises:
+        FamilyError: such a setting cannot be taken from this base.
+    """
     every = {name: asdict(getattr(settings.objective, name)) for name in OBJECTIVES}
-    return {name: own for name, own in every.items() if own["weight"] > 0}
+    chosen = {name: own for name, own in every.items() if own["weight"] > 0}
+    if processor is None:
+        return chosen
+    return {name: OBJECTIVES.get(name).settled(own, processor) for name, own in chosen.items()}
 
 
-def target_makers(settings: Settings) -> list[TargetMaker]:
-    """What makes the targets of the chosen objectives."""
-    return [OBJECTIVES.get(name).target_maker(own) for name, own in chosen_objectives(settings).items()]
+def target_makers(settings: Settings, processor: Any) -> list[TargetMaker]:
+    """What makes the targets of the chosen objectives; raises FamilyError as `chosen_objectives`."""
+    return [OBJECTIVES.get(name).target_maker(own) for name, own in chosen_objectives(settings, processor).items()]
 
 
-def attach_heads(model: nn.Module, settings: Settings) -> None:
+def attach_heads(model: nn.Module, settings: Settings, processor: Any = None) -> None:
     """Gives the PEFT model the heads of the chosen objectives, fresh; nothing where none is.
 
     Raises:
-        FamilyError: there is no telling where the text decoder is.
+        FamilyError: there is no telling where the text decoder is; or as `chosen_objectives`.
     """
-    attach_objectives(model, chosen_objectives(settings), settings.seed)
+    attach_objectives(model, chosen_objectives(settings, processor), settings.seed)
 
 
 def head_state(model: nn.Module) -> dict[str, Tensor]:
@@ -50,7 +62,7 @@ def save_heads(model: nn.Module, folder: Path, state: dict[str, Tensor]) -> None
 
     Nothing where there are no heads.
     """
-    if state:
+    if heads_of(model):  # also where none has weights: what it was trained with is to be known
         write_state(folder / FILE, (state, {name: head.settings for name, head in heads_of(model).items()}))
 
 
@@ -58,13 +70,16 @@ def load_heads(model: nn.Module, folder: Path) -> None:
     """Puts the heads of a checkpoint into `model`, in place; nothing where it has none.
 
     Raises:
-        CheckpointError: the checkpoint holds no such heads.
+        CheckpointError: the checkpoint holds no such heads, or those of another tokenizer.
     """
     if not heads_of(model):
         return
     if not (folder / FILE).is_file():
         raise _refused(folder, f"it has no {FILE}")
-    if wrong := put_heads(model, read_heads(folder)[0]):
+    state, settings = read_heads(folder)
+    for name, head in heads_of(model).items():
+        head.goes_on_from(settings.get(name, {}))
+    if wrong := put_heads(model, state):
         raise _refused(folder, f"{len(wrong)} tensors of its heads are others, the first is {wrong[0]}")
 
 
@@ -89,7 +104,8 @@ def refuse_nothing_to_learn(builder: SampleBuilder, records: RecordSet) -> None:
             raise RecordError(
                 f"none of the {len(positions)} records looked at has anything for objective {maker.objective!r}",
                 why=f"it looks for {maker.looks_for}",
-                fix="train on tasks that have it (find_one, refer, find_region, name_region), or without the objective",
+                fix="train on tasks that have it (find_one, refer, find_region, name_region; for masks segment_one), "
+                "or without the objective",
             )
         size = next((size for position in positions for size in records.sizes(position)), None)
         if size is not None:
@@ -98,7 +114,8 @@ def refuse_nothing_to_learn(builder: SampleBuilder, records: RecordSet) -> None:
 
 def _targets_of(maker: TargetMaker, builder: SampleBuilder, records: RecordSet, position: int) -> bool:
     try:
-        tokens = builder.tokens([records[position]])[0]
+        record = records[position]
+        rows = [*builder.tokens([record]), *rows_beside(builder, record)]
     except LynxError:
         return False  # left out and counted when it is met
-    return any(maker.makes(target) for target in tokens.targets)
+    return any(maker.finds(tokens.targets, len(tokens.pictures_at)) for tokens in rows)

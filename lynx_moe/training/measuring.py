@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import nn
 
 from lynx_moe.data import Record, load_records
+from lynx_moe.data.dataset import askable
 from lynx_moe.errors import RecordError
 from lynx_moe.evaluation import compare, evaluate
 from lynx_moe.training.card import versions
@@ -127,6 +128,7 @@ def fingerprint(settings: Settings, prepared: Prepared, records: Sequence[Record
     how = {
         "base": prepared.base_hash.digest,
         "model": [model.dialect, model.dtype, model.attention],
+        "mask_word": prepared.builder.dialect.mask_word,  # answers are read with it, and cut by how long true ones are
         "batch_size": settings.evaluation.batch_size,
         "pictures": image_processor.to_json_string() if image_processor is not None else None,
         "device": device.type,
@@ -134,11 +136,16 @@ def fingerprint(settings: Settings, prepared: Prepared, records: Sequence[Record
     }
     digest.update(json.dumps(how, sort_keys=True).encode())
     seen: set[str] = set()
-    for record, prompt in zip(records, prepared.builder.prompts(list(records)), strict=True):
+    # As the base is asked: without what objectives add, or word otherwise.
+    plain = prepared.builder.with_targets(())
+    records = [record for record in records if askable(record, plain)]
+    prompts = plain.prompts(records)
+    for record, prompt in zip(records, prompts, strict=True):
         names = [record.image_id or record.id, *(each.image_id for each in record.more)] if record.has_image else []
         # The prompt's ids hold the question, the chat template and the tokenizer.
         words = [record.id, prompt.ids.tolist(), record.answer, record.kind, record.task, record.phrase, record.boxes,
-                 [astuple(step) for step in record.steps], record.picture, record.sizes, names]  # fmt: skip
+                 [astuple(step) for step in record.steps], record.picture, record.sizes, names,
+                 [mask and mask.to_coco() for mask in record.masks]]  # fmt: skip
         digest.update(json.dumps(words).encode())
         for number, name in enumerate(names):
             if name not in seen:

@@ -49,7 +49,7 @@ class PrefixCache:
 
     Raises:
         FamilyError: no part of this model is frozen as a whole. ConfigError: the folder cannot be written, or rows
-            come end to end.
+            come end to end; or an objective adds to the decoder's input.
     """
 
     def __init__(self, prepared: Prepared, settings: Settings):
@@ -58,6 +58,12 @@ class PrefixCache:
                 f"trainer.prefix_cache={settings.trainer.prefix_cache} with rows laid end to end",
                 why="flash attention takes a packed batch as one row, and the cache keeps rows apart",
                 fix="trainer.prefix_cache=off, or model.attention=sdpa",
+            )
+        if adding := [maker.objective for maker in prepared.builder.targets if maker.of_input]:
+            raise ConfigError(
+                f"trainer.prefix_cache={settings.trainer.prefix_cache} with objective.{adding[0]}",
+                why="it adds learned vectors to the decoder's input, and what is kept are states behind it",
+                fix=f"trainer.prefix_cache=off, or objective.{adding[0]}.weight=0",
             )
         self.model = prepared.model
         base = prepared.model.get_base_model()

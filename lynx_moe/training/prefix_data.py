@@ -14,8 +14,9 @@ from lynx_moe.data.collate import one_by_one
 from lynx_moe.data.pictures import side_by_side
 from lynx_moe.data.records import RecordSet
 from lynx_moe.data.sample import IGNORED
+from lynx_moe.tensor_store import Damaged
 from lynx_moe.training.loss import is_ours
-from lynx_moe.training.prefix_store import STATES, Damaged, PrefixStore
+from lynx_moe.training.prefix_store import STATES, PrefixStore
 
 PREFIX = "prefix"  # what a batch calls it
 
@@ -74,18 +75,18 @@ class PrefixDataset(Dataset):
         text, wanted = self.rows.text(row), self.rows.picture_targets(row)
         # Step-wise tuning gives a list: one sample per step, each with the same pictures.
         if isinstance(text, list):
-            return [self._noted(row, each) | wanted for each in text]
+            return [self._noted(row, each) | (wanted if self.rows.shows(each) else {}) for each in text]
         return self._noted(row, text) | wanted
 
     def _noted(self, row: int, text: dict[str, Tensor]) -> dict[str, Any]:
-        pictures = self.rows.pictures(row)
+        pictures = self.rows.pictures(row) if self.rows.shows(text) else []
         span = self.span(text, bool(pictures))
         note = Note(None, 0, None, {})
         if span:
             key = self.store.key(self._content(text, span, pictures))
             found, damaged = self._stored(key)
             if found is None:
-                note = Note(key, span, None, self.rows.pixels(row), damaged)
+                note = Note(key, span, None, self.rows.pixels(row) if pictures else {}, damaged)
             else:
                 note = Note(key, span, found.pop(STATES), found)
         at_T = answer_places(text) if self.with_answers else ()

@@ -69,7 +69,7 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
     # Loading may have drawn numbers, under ZeRO-3 above all: new experts start alike everywhere.
     set_seed(settings.seed)
     model = attach(base, settings, base_hash)
-    attach_heads(model, settings)
+    attach_heads(model, settings, processor)
     trainable = only_adapter_trains(model)
     if not quiet:
         tqdm.write(f"{trainable:,} parameters train, all of them the adapter's")

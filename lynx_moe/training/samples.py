@@ -17,7 +17,8 @@ def sample_builder(settings: Settings, processor) -> SampleBuilder:
     """Makes samples with the marks that the run's loss and its cutting into steps need.
 
     Raises:
-        ConfigError: settings of steps that nothing can honour. FamilyError: the tokenizer cannot mark.
+        ConfigError: settings of steps that nothing can honour. FamilyError: the tokenizer cannot mark, or the picture
+            tokens lie on no grid. DialectError: the dialect cannot have that word for masks.
     """
     objective = settings.objective
     if not objective.step_suffixes or any(not suffix.strip() for suffix in objective.step_suffixes):
@@ -33,12 +34,13 @@ def sample_builder(settings: Settings, processor) -> SampleBuilder:
             fix="give weights of at least 0",
         )
     weighs_steps = bool(objective.step_weights) or objective.answer_weight != 1
+    masks = objective.masks
     return SampleBuilder(
         processor,
-        get_dialect(settings.model.dialect, processor),
+        get_dialect(settings.model.dialect, processor, masks.word if masks.weight > 0 else None),
         mark_boxes=objective.box_weight != 1,
         mark_steps=weighs_steps or objective.stepwise != "whole",
-        targets=target_makers(settings),
+        targets=target_makers(settings, processor),
     )
 
 
@@ -51,7 +53,21 @@ def training_samples(
         ConfigError: settings that contradict each other. FamilyError: this base cannot train on packed rows.
     """
     packing = packing_of(settings)
+    own_picture = [maker.objective for maker in builder.targets if maker.of_input]
+    if own_picture and packing == "picture":
+        raise ConfigError(
+            f"objective.{own_picture[0]} with data.packing=picture",
+            why="it adds to the picture's embeddings what one record asks, and records of a row share the picture",
+            fix="data.packing=sequence with data.pack_tokens, where records repeat their picture; or data.packing=none",
+        )
     chosen = Stepwise(settings.objective.stepwise, tuple(settings.objective.step_suffixes))
+    if own_picture and chosen.in_segments and packing == "none" and builder.adds_rows:
+        beside = next(maker.objective for maker in builder.targets if maker.adds_rows)
+        raise ConfigError(
+            f"objective.{own_picture[0]} with objective.{beside} and step suffixes that differ",
+            why="steps of a record then share its picture, which shows its places, with rows that show none",
+            fix="objective.stepwise=faithful, or one suffix in objective.step_suffixes",
+        )
     if packing == "none":
         if chosen.in_segments:
             check_packable(base)
@@ -65,7 +81,7 @@ def training_samples(
         builder,
         max_tokens=settings.data.pack_tokens,
         packing=packing,
-        share=not flash,
+        share=not flash and not own_picture,
         stepwise=chosen,
         max_positions=positions_of(base),
         traced=True,

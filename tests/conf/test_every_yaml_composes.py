@@ -14,6 +14,7 @@ from lynx_moe.training.command import settings_from
 from lynx_moe.training.settings import Settings, describe
 from synth.__main__ import settings_from as synth_settings_from
 from synth.write import make
+from tests.objectives.teachers.tiny_teachers import dinov2, made
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("model", "quant", "adapter", "data", "trainer", "sharding", "objective", "experiment", "debug")
@@ -26,7 +27,11 @@ NEEDS = {"model/path": ["model.path=somewhere"], "data/folder": ["data.folder=so
 def tiny_records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     for split in ("train", "validation", "prompts", "unseen"):
-        make(synth_settings_from(["source=rendered", "size=4", "task=all", f"split={split}", f"out={folder}"]))
+        make(
+            synth_settings_from(
+                ["source=rendered", "size=4", "masks=true", "task=all", f"split={split}", f"out={folder}"]
+            )
+        )
     return folder
 
 
@@ -92,6 +97,9 @@ def test_a_base_names_a_dialect_that_there_is(path):
 def test_every_experiment_runs_one_step(path, tiny_records, tmp_path):
     asked = [f"experiment={path.stem}", "debug=tiny", "trainer.max_steps=1", "trainer.progress=false"]
     settings = compose(*asked, f"output_dir={tmp_path}", f"data.folder={tiny_records}", "data.tasks=null")
+    if settings.objective.distil.weight:  # its teacher is on the Hub
+        settings.objective.distil.cache_dir = str(tmp_path / "teachers")
+        settings.objective.distil.low_teacher.path = made(tmp_path / "teacher", dinov2)
     # The pictures are there already, of every split that it asks for.
     settings.data.make = {}
     assert run(settings)["train"]["steps"] == 1

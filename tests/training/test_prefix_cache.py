@@ -12,9 +12,10 @@ from transformers import AutoProcessor, CLIPVisionModel
 
 from lynx_moe.data import SampleBuilder
 from lynx_moe.errors import ConfigError
+from lynx_moe.tensor_store import Damaged
 from lynx_moe.training import run, running
 from lynx_moe.training.prefix_cache import PrefixCache
-from lynx_moe.training.prefix_store import Damaged, PrefixStore
+from lynx_moe.training.prefix_store import PrefixStore
 from lynx_moe.training.preparing import prepare
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,6 +7,7 @@ from lynx_moe.adapter import LynxConfig
 from lynx_moe.errors import ConfigError
 from lynx_moe.families.dialects import DIALECTS
 from lynx_moe.ops.penalties import PENALTIES
+from lynx_moe.training.distil_settings import DistilSettings
 from lynx_moe.training.settings import (
     BASELINE_ONLY,
     AdapterSettings,
@@ -70,7 +71,7 @@ def test_description_covers_every_field_of_every_group():
     assert described >= {"adapter.num_experts", "trainer.max_seconds", "objective.retention_kl", "output_dir"}
     classes = {
         kind
-        for module in (inspect.getmodule(Settings), inspect.getmodule(ObjectiveSettings))
+        for module in map(inspect.getmodule, (Settings, ObjectiveSettings, DistilSettings))
         for name, kind in inspect.getmembers(module, inspect.isclass)
         if name.endswith("Settings")
     }
