@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from lynx_moe.data import Record, RecordSet, target_text
-from lynx_moe.data.prompts import frame
+from lynx_moe.data.prompts import final_answer, frame
 from lynx_moe.data.screening import Screen
 from lynx_moe.doctor.findings import Findings
+from lynx_moe.families.dialects import Dialect
+from lynx_moe.families.dialects.base import PLACEHOLDER
 from lynx_moe.grounding import Box, iou
+from lynx_moe.grounding.outlines import likeness
 
 AT_THE_EDGE = 1.0  # pixels that a box may reach out of its picture: annotation tools round
 LEAST_VISIBLE = 0.5  # share of a box's area
+LEAST_LIKE = 0.3  # IoU of masks with their outlines: where these have four corners, half is much for some things
 MOST_IDS = 1_000_000
 
 
@@ -63,6 +69,9 @@ def look_at_boxes(record: Record, screen: Screen, findings: Findings) -> None:
     areas = [Box(*box).clip(size).area for box in record.boxes]
     if any(part.area < LEAST_VISIBLE * whole for part, whole in zip(visible, areas, strict=True)):
         findings.note("half_hidden", record.id)
+    if record.speaks_masks:
+        look_at_masks(record, dialect, findings)
+        return
     if record.steps or not record.boxes:
         return
     read = dialect.decode(target_text(record, dialect), size).boxes
@@ -74,3 +83,16 @@ def look_at_boxes(record: Record, screen: Screen, findings: Findings) -> None:
     )
     if far:
         findings.note("not_read_back", record.id, target_text(record, dialect))
+
+
+def look_at_masks(record: Record, dialect: Dialect, findings: Findings) -> None:
+    """Whether the masks of the answer have pixels, and whether outlines that are read back cover about the same."""
+    spoken = {int(k) for kind, k in PLACEHOLDER.findall(record.answer) if kind == "mask"}
+    masks = [record.masks[k].array() for k in sorted(spoken)]
+    if not all(mask.any() for mask in masks):
+        findings.note("empty_mask", record.id)
+    if dialect.mask_word is None:
+        said = final_answer(target_text(record, dialect))
+        read = dialect.decode(said, frame(record, record.picture)).polygons
+        if likeness(read, np.any(masks, axis=0)) < LEAST_LIKE:
+            findings.note("not_read_back", record.id, said)

@@ -6,12 +6,18 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from lynx_moe.data import Record, RecordSet, SampleBuilder, question_text, target_text
-from lynx_moe.data.prompts import final_answer
+import numpy as np
+from PIL import Image
+
+from lynx_moe.data import Record, RecordSet, SampleBuilder, target_text
+from lynx_moe.data.prompts import final_answer, mask_places
 from lynx_moe.doctor.findings import Findings
 from lynx_moe.doctor.seen import Seen, seen
 from lynx_moe.errors import LynxError
+from lynx_moe.families.dialects import Dialect
 from lynx_moe.grounding import SheetCell, contact_sheet
+from lynx_moe.grounding.drawing import TRUE_COLOUR
+from lynx_moe.grounding.outlines import drawn
 
 PICTURE_PIXELS = 320
 DRAWN_FROM = 5000  # records
@@ -59,13 +65,31 @@ def draw_targets(
 
 
 def target_cell(builder: SampleBuilder, record: Record) -> tuple[SheetCell, Seen]:
-    """Of several pictures the one is shown that the answer's boxes lie in."""
+    """Of several pictures the one is shown that the answer's boxes lie in; masks that it speaks of are painted in."""
     image = record.image(record.picture)
-    view = seen(builder, image)
     text = target_text(record, builder.dialect)
+    view = seen(builder, painted(image, spoken_pixels(record, builder.dialect)))
     # Steps may speak of other pictures, each in the frame of its own.
     spoken = text if all(step.picture == record.picture for step in record.steps) else final_answer(text)
     size = record.sizes[record.picture]
     boxes = [view.place(box, builder.dialect.geometry, size) for box in builder.dialect.decode(spoken, size).boxes]
-    asked = question_text(record, builder.dialect)
+    asked = builder.question(record)
     return SheetCell(image=view.image, asked=asked, truth=boxes, note=text), view
+
+
+def spoken_pixels(record: Record, dialect: Dialect) -> np.ndarray:
+    """(H, W) bool: what the answer's words for masks stand for, or what its outlines enclose."""
+    size = record.sizes[record.picture]
+    if dialect.mask_word is None:
+        return drawn(dialect.decode(final_answer(target_text(record, dialect)), size).polygons, size[::-1])
+    masks = [mask.array() for _, mask, picture in mask_places(record, dialect) if picture == record.picture]
+    return np.any([np.zeros(size[::-1], bool), *masks], axis=0)
+
+
+def painted(image: Image.Image, pixels_HW: np.ndarray) -> Image.Image:
+    """The picture with half of its colour taken by that of true boxes where `pixels_HW` is True."""
+    if not pixels_HW.any():
+        return image
+    return Image.composite(
+        Image.blend(image, Image.new("RGB", image.size, TRUE_COLOUR), 0.5), image, Image.fromarray(pixels_HW)
+    )

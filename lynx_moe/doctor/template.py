@@ -45,6 +45,7 @@ def marked(builder: SampleBuilder, record: Record, kind: str, stepwise: Stepwise
     Most records have one sample; a stepwise answer whose steps are learned apart has one for each.
     """
     shown, learned, wrong = [], [], ""
+    builder = builder.with_targets(())  # rows that objectives read beside it learn nothing
     for tokens in step_tokens(builder, record, stepwise):
         sample = builder.sample(tokens, record.sizes)
         ids, labels = sample["input_ids"].tolist(), sample["labels"].tolist()

@@ -4,7 +4,7 @@ A new measure of records is one file with a function that `MEASURES.register` fi
 with files of its own is a protocol: one file in `lynx_moe/evaluation/protocols/`.
 """
 
-from lynx_moe.evaluation import grounding, retention  # noqa: F401  (registers the measures)
+from lynx_moe.evaluation import grounding, masks, retention  # noqa: F401  (registers the measures)
 from lynx_moe.evaluation.answered import MEASURES, Answered
 from lynx_moe.evaluation.calibration import (
     Temperature,

@@ -9,28 +9,44 @@ from dataclasses import dataclass
 from lynx_moe.data import Record, final_answer
 from lynx_moe.data.prompts import frame, step_texts
 from lynx_moe.evaluation.matching import matched
+from lynx_moe.evaluation.spoken_masks import Masks, final_masks
 from lynx_moe.families.dialects import Dialect, Parsed
 from lynx_moe.registry import Registry
 
 
 @dataclass(slots=True)
 class Answered:
-    """A record, what the model wrote about it, how its final answer reads, and the true boxes that its steps have."""
+    """A record, what the model wrote about it, how its final answer reads, and the true boxes that its steps have.
+
+    `masks` has one for each word for a mask in the final answer, None where there is none that a head drew; or what its
+    outlines enclose. `shown` are the forms (box, point, mask) of the question's visual prompts, none where text told it
+    the places.
+    """
 
     record: Record
     text: str
     parsed: Parsed
     step_hits: int = 0
+    masks: Masks = ()
+    shown: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, record: Record, text: str, dialect: Dialect) -> Answered:
+    def read(
+        cls, record: Record, text: str, dialect: Dialect, masks: Masks = (), shown: tuple[str, ...] = ()
+    ) -> Answered:
         """Parse the final answer and each step by itself: boxes of earlier steps are not the answer.
 
         Boxes are read in the frame of the picture that the true ones lie in: an answer has no other way to say of
         which picture its numbers are than in words, and those `in_another_picture` judges.
+
+        Args:
+            masks: of all words for one in `text`, as `Generated` has them.
+            shown: forms of the question's visual prompts.
         """
-        parsed = dialect.decode(final_answer(text), frame(record, record.picture))
-        return cls(record, text, parsed, step_hits(record, read_steps(record, text, dialect)))
+        size = frame(record, record.picture)
+        parsed = dialect.decode(final_answer(text), size)
+        hits = step_hits(record, read_steps(record, text, dialect))
+        return cls(record, text, parsed, hits, final_masks(masks, parsed, size), shown)
 
     @property
     def in_another_picture(self) -> bool:

@@ -12,7 +12,7 @@ from itertools import islice
 from PIL import Image
 
 from lynx_moe.data import Record, SampleBuilder, final_answer
-from lynx_moe.data.dataset import askable
+from lynx_moe.data.dataset import askable, visible
 from lynx_moe.data.prompts import frame
 from lynx_moe.errors import ConfigError, DialectError, RecordError
 from lynx_moe.evaluation.answered import read_steps
@@ -20,7 +20,9 @@ from lynx_moe.evaluation.calibration import Temperature
 from lynx_moe.evaluation.confidence import agreement, box_confidences
 from lynx_moe.evaluation.generate import Generated, generate_answers
 from lynx_moe.evaluation.protocols.base import Item, Protocol, Reply, Score, Write
+from lynx_moe.evaluation.spoken_masks import final_masks
 from lynx_moe.families.dialects import Dialect, Parsed
+from lynx_moe.objectives.attached import serving_heads, targets_of
 
 NO_PICTURE = "picture that cannot be opened"
 UNSEEN = "question about a place that the model cannot see"
@@ -65,7 +67,7 @@ class Asker:
         self.constrain = constrain
         self.samples = samples
         self.calibration = calibration
-        self._builder = SampleBuilder(processor, dialect)
+        self._builder = SampleBuilder(processor, dialect).with_targets(targets_of(serving_heads(model)))
         self._pictures: dict[str, str] = {}
 
     def check(self, protocol: Protocol) -> None:
@@ -135,7 +137,11 @@ class Asker:
         if self.calibration is not None:
             sure = tuple(map(self.calibration, sure))
         return Reply(
-            text=answer.text, parsed=parsed, confidences=sure, steps=read_steps(record, answer.text, self.dialect)
+            text=answer.text,
+            parsed=parsed,
+            confidences=sure,
+            steps=read_steps(record, answer.text, self.dialect),
+            masks=final_masks(answer.masks, parsed, frame(record, record.picture)),
         )
 
     def _parsed(self, record: Record, answer: Generated) -> Parsed:
@@ -164,6 +170,7 @@ class Asker:
             [ask.text, ask.question]
             if isinstance(ask, Score)
             else [ask.record.question, ask.record.kind, ask.record.question_boxes, ask.record.question_points]
+            + [[mask and mask.to_coco() for mask in ask.record.question_masks]] * any(ask.record.question_masks)
             for ask in item.asks
         ]
         return hashlib.sha256(json.dumps([item.id, item.truth, said, pictures]).encode()).hexdigest()
@@ -175,8 +182,10 @@ class Asker:
         if isinstance(ask, Score):
             return None
         try:
-            if not askable(ask.record, self._builder):
+            if not visible(ask.record, self._builder):
                 return UNSEEN
+            if not askable(ask.record, self._builder):
+                return UNASKABLE
             self._builder.prompts([ask.record])
         except DialectError:
             return UNSEEN

@@ -4,9 +4,9 @@ samples are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,10 +18,11 @@ from lynx_moe.data.prompts import frame
 from lynx_moe.data.sample import Tokens
 from lynx_moe.data.targets import TARGET
 from lynx_moe.errors import ConfigError
+from lynx_moe.evaluation.spoken_masks import Masks, spoken_masks
 from lynx_moe.evaluation.token_text import spoken
 from lynx_moe.families.last_states import decoder_of
 from lynx_moe.objectives import Objective
-from lynx_moe.objectives.attached import heads_of
+from lynx_moe.objectives.attached import serving_heads, targets_of
 
 # Whatever a checkpoint's generation config asks for: coordinates repeat digits, and a penalty on repetition would make
 # the ruler another one for each model.
@@ -31,11 +32,16 @@ LOGIT_BYTES = 2 << 30  # that the logits of a batch's answers may take while the
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One answer: its text, its token ids and their log probabilities (empty unless asked for)."""
+    """One answer: its text, its token ids and their log probabilities (empty unless asked for).
+
+    `masks` are those of its words for one, in reading order, in pixels of the picture; None where a word's last token
+    was the last that was let through. Empty for a model without a head for masks.
+    """
 
     text: str
     ids: tuple[int, ...]
     log_probabilities: tuple[float, ...] = ()
+    masks: Masks = ()
 
 
 def generate_answers(
@@ -50,6 +56,7 @@ def generate_answers(
     constrain: bool = False,
     temperature: float = 0.0,
     seed: int = 0,
+    logits_processor: Sequence[Callable] = (),
 ) -> list[Generated]:
     """What `model` answers to each of `records`, in the order of `records`.
 
@@ -69,6 +76,7 @@ def generate_answers(
             picture (`Dialect.grammar`); only `max_new_tokens` can still cut it off. Answers without a box are the same.
         temperature: 0 is greedy; else tokens are drawn from the softmax of logits / temperature.
         seed: of the draws.
+        logits_processor: called with tokens and logits at each step, as transformers does; behind `constrain`.
 
     Raises:
         ConfigError: the temperature is negative.
@@ -82,16 +90,19 @@ def generate_answers(
         vocabulary = model.config.get_text_config(decoder=True).vocab_size
         batch_size = max(1, min(batch_size, LOGIT_BYTES // (4 * vocabulary * max(max_new_tokens, 1))))
     answers: dict[int, Generated] = {}
-    heads = {name: head for name, head in heads_of(model).items() if head.serves}
-    builder = builder.with_targets([head.target_maker(head.settings) for head in heads.values()])
+    heads = serving_heads(model)
+    # Free callers ask one question after the other: what a picture's tokens are is asked of the processor once.
+    builder = builder.with_targets(targets_of(heads), repr({name: head.settings for name, head in heads.items()}))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with _bar(progress) as bar, _drawing(model, seed, temperature > 0):
             task = bar.add_task("answering", total=len(records))
             for chosen, batch in prompt_batches(builder, records, batch_size):
-                how = _sampling(temperature) | (_constraint(builder, [records[k] for k in chosen]) if constrain else {})
-                made = _generate(model, heads, builder, batch, max_new_tokens, with_probabilities, how)
+                asked = [records[k] for k in chosen]
+                how = _sampling(temperature) | (_constraint(builder, asked) if constrain else {})
+                how["logits_processor"] = [*how.get("logits_processor", ()), *logits_processor]
+                made = _generate(model, heads, builder, asked, batch, max_new_tokens, with_probabilities, how)
                 answers.update(zip(chosen, made, strict=True))
                 bar.advance(task, len(chosen))
     finally:
@@ -171,6 +182,7 @@ def _generate(
     model,
     heads: dict[str, Objective],
     builder: SampleBuilder,
+    records: Sequence[Record],
     batch: dict,
     max_new_tokens: int,
     with_probabilities: bool,
@@ -185,8 +197,10 @@ def _generate(
         if not name.startswith(TARGET)
     }
     with ExitStack() as around:
-        for head in heads.values():
-            around.enter_context(head.answering(decoder_of(model.get_base_model()), moved))
+        seen = {
+            name: around.enter_context(head.answering(decoder_of(model.get_base_model()), moved))
+            for name, head in heads.items()
+        }
         out = model.generate(
             **inputs,
             **PLAIN,
@@ -215,6 +229,10 @@ def _generate(
                 log_probabilities=tuple(log_BL[row, :length].tolist()) if log_BL is not None else (),
             )
         )
+    if "masks" in seen:
+        said = [(answer.text, answer.ids) for answer in answers]
+        masks = spoken_masks(seen["masks"], builder.processor, builder.dialect, records, said)
+        answers = [replace(answer, masks=own) for answer, own in zip(answers, masks, strict=True)]
     return answers
 
 

@@ -25,11 +25,13 @@ LISTING_TASKS = ("find_all",)  # tasks whose answer is a set of boxes, also when
 
 
 def is_listing(record: Record) -> bool:
-    return record.is_grounding and bool(record.boxes) and (record.task in LISTING_TASKS or len(record.boxes) > 1)
+    asks = record.is_grounding and bool(record.boxes) and not record.speaks_masks
+    return asks and (record.task in LISTING_TASKS or len(record.boxes) > 1)
 
 
 def is_referring(record: Record) -> bool:
-    return record.is_grounding and len(record.boxes) == 1 and not is_listing(record)
+    asks = record.is_grounding and len(record.boxes) == 1 and not record.speaks_masks
+    return asks and not is_listing(record)
 
 
 def is_absent(record: Record) -> bool:
@@ -41,7 +43,9 @@ def says_none(answered: Answered) -> bool:
     """The answer denies it, or says just what the true one does, and nothing in it is or looks like a place."""
     said = final_answer(answered.text)
     denies = bool(NEGATION.search(said)) or same_words(said, answered.record.answer)
-    return denies and not answered.parsed.boxes and not answered.parsed.points and not answered.parsed.errors
+    read = answered.parsed
+    places = read.boxes or read.points or read.polygons or read.mask_words or answered.masks
+    return denies and not places and not read.errors
 
 
 def first_box_iou(answered: Answered) -> float:
@@ -63,7 +67,8 @@ def grounding(answered: Sequence[Answered]) -> dict | None:
         `acc50` and `mean_iou` over referring records (`n`), the same by task, `no_box` (no readable box in the answer);
         `find_all` with precision, recall, F1 and the share of repeated boxes; `absent` with how often the answer holds
         nothing like a box; `steps` with the share of true step boxes that were hit; `in_words` with exact matches of
-        grounding answers that are words; `unreadable` (share of all answers with at least one reading error) and
+        grounding answers that are words, by task, and by the form of the visual prompts in the question (`by_form`,
+        empty without any); `unreadable` (share of all answers with at least one reading error) and
         `errors` by kind; `other_picture` counts answers that call the wrong one of several pictures, or none.
     """
     ours = [a for a in answered if a.record.is_grounding]
@@ -73,7 +78,7 @@ def grounding(answered: Sequence[Answered]) -> dict | None:
     errors: Counter[str] = Counter()
     for a in ours:
         errors.update(a.parsed.errors)
-        if a.record.boxes and len(a.parsed.boxes) != len(a.record.boxes):
+        if a.record.boxes and not a.record.speaks_masks and len(a.parsed.boxes) != len(a.record.boxes):
             errors["wrong_count"] += 1
         if a.in_another_picture:
             errors["other_picture"] += 1
@@ -139,5 +144,14 @@ def _steps(answered: Sequence[Answered]) -> dict | None:
 def _in_words(answered: Sequence[Answered]) -> dict | None:
     if not answered:
         return None
+    tasks, forms = _tasks(answered), sorted({form for a in answered for form in a.shown})
+    return {
+        **_exact(answered),
+        "by_task": {task: _exact([a for a in answered if a.record.task == task]) for task in tasks},
+        "by_form": {form: _exact([a for a in answered if form in a.shown]) for form in forms},
+    }
+
+
+def _exact(answered: Sequence[Answered]) -> dict:
     right = sum(same_words(final_answer(a.text), a.record.answer) for a in answered)
     return {"n": len(answered), "accuracy": share(right, len(answered))}

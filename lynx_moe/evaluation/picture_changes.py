@@ -1,4 +1,4 @@
-"""Changes of a picture in five strengths, and where its boxes are afterwards.
+"""Changes of a picture in five strengths, and where its boxes and masks are afterwards.
 
 Light, noise and JPEG have the strengths of ImageNet-C (Hendrycks and Dietterich 2019, their published code); blur has
 its radii too, in proportion to the picture's shorter side, since theirs are for 224 pixels. Light here darkens as often
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from lynx_moe.errors import ConfigError
+from lynx_moe.grounding import Mask
 from lynx_moe.registry import Registry
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -54,6 +55,16 @@ class Moved:
         )  # fmt: skip
         whole = (right - left) * (bottom - top)
         return cut, float((cut[2] - cut[0]) * (cut[3] - cut[1]) / whole) if whole > 0 else 0.0
+
+    def mask(self, mask: Mask) -> Mask:
+        """What the moved picture shows of it: each pixel is what lay where its middle comes from."""
+        (width, height), (old_width, old_height) = self.size, mask.size
+        x_W, y_H1 = np.arange(width) + 0.5, (np.arange(height) + 0.5)[:, None]
+        u, v, w = (a * x_W + b * y_H1 + c for a, b, c in np.linalg.inv(self.matrix_33))
+        column, row = (np.floor(place / w).astype(int) for place in (u, v))
+        inside = (column >= 0) & (column < old_width) & (row >= 0) & (row < old_height)
+        kept = mask.array()[row.clip(0, old_height - 1), column.clip(0, old_width - 1)]
+        return Mask.of_array(inside & kept)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from lynx_moe.errors import ConfigError
 from lynx_moe.evaluation.measuring import chosen, unique
 from lynx_moe.evaluation.picture_changes import CHANGES, Change, Moved, chance, checked_level
 from lynx_moe.evaluation.protocols.base import Item, Protocol, Reply, Row, Score, Write
+from lynx_moe.grounding import Mask
 
 SEEN = 0.5  # share of a box that must stay in the picture for the thing still to be there (our choice)
 GONE = "truth that left the changed picture"
@@ -136,8 +137,10 @@ class Changed(Protocol):
             asks = tuple(Write(record=moved_question(self._painted_ask(ask).record, moved)) for ask in item.asks)
         except LeftThePicture:
             return GONE
-        sizes = {name: resized(truth[name], size, moved.size) for name in ("size", "sizes") if name in truth}
-        return replace(item, asks=asks, truth=truth | sizes)
+        changed = {name: resized(truth[name], size, moved.size) for name in ("size", "sizes") if name in truth}
+        if "masks" in truth:  # as COCO writes them, None where nobody knows one
+            changed["masks"] = [mask and moved.mask(Mask.of_coco(mask)).to_coco() for mask in truth["masks"]]
+        return replace(item, asks=asks, truth=truth | changed)
 
 
 class LeftThePicture(Exception):
@@ -156,7 +159,18 @@ def moved_question(record: Record, moved: Moved) -> Record:
     boxes, shown = (
         tuple(map(tuple, moved_at(list(map(list, each)), [], moved))) for each in (record.boxes, record.question_boxes)
     )
-    return replace(record, size=moved.size, boxes=boxes, question_boxes=shown, question_points=points)
+    masks, shown_masks = (
+        tuple(mask and moved.mask(mask) for mask in each) for each in (record.masks, record.question_masks)
+    )
+    return replace(
+        record,
+        size=moved.size,
+        boxes=boxes,
+        question_boxes=shown,
+        question_points=points,
+        masks=masks,
+        question_masks=shown_masks,
+    )
 
 
 def inside(point: tuple[float, float], size: tuple[int, int]) -> bool:

@@ -11,7 +11,10 @@ from lynx_moe.errors import DialectError
 from lynx_moe.evaluation.answered import MEASURES, Answered
 from lynx_moe.evaluation.generate import generate_answers
 from lynx_moe.evaluation.judging import overlap_of, verdict
+from lynx_moe.evaluation.spoken_masks import Masks
 from lynx_moe.families.dialects import Dialect
+from lynx_moe.objectives.attached import serving_heads, targets_of
+from lynx_moe.objectives.prompts import shown_forms
 
 MORE_THAN_TRUTH = 16  # tokens an answer may be longer than the longest true one
 
@@ -40,22 +43,37 @@ def evaluate(
         progress: show a bar.
 
     Returns:
-        One entry per protocol ("grounding", "retention"; None when no record is for it), `n`, `seconds`, `dialect`, and
-        `samples`: per record what was asked, true and answered, boxes in original pixels, and whether it was right; of
-        a record about several pictures also `picture`, the number of the one that its boxes lie in, from 0.
+        One entry per protocol ("grounding", "masks", "retention"; None when no record is for it), `n`, `seconds`,
+        `dialect`, and `samples`: per record what was asked, true and answered, boxes in original pixels, and whether it
+        was right; of a record about several pictures also `picture`, the number of the one that its boxes lie in, from
+        0; of one whose places were shown by visual prompts, and not in text, also `shown`, their forms; of one whose
+        answer speaks of masks also `true_masks` and `masks`, as COCO writes them.
     """
-    builder = SampleBuilder(processor, dialect)
+    heads = serving_heads(model)
+    builder = SampleBuilder(processor, dialect).with_targets(targets_of(heads))
     records = [record for record in records if askable(record, builder)]
     started = time.monotonic()
     limit = max_new_tokens or longest_answer(builder, records)
-    texts = generate_answers(model, builder, records, batch_size=batch_size, max_new_tokens=limit, progress=progress)
+    answers = generate_answers(model, builder, records, batch_size=batch_size, max_new_tokens=limit, progress=progress)
     seconds = round(time.monotonic() - started, 3)
-    return score(records, [generated.text for generated in texts], dialect) | {"seconds": seconds}
+    texts, masks = [answer.text for answer in answers], [answer.masks for answer in answers]
+    shown = shown_forms(heads.get("prompts"), records)
+    return score(records, texts, dialect, masks, shown) | {"seconds": seconds}
 
 
-def score(records: Sequence[Record], texts: Sequence[str], dialect: Dialect) -> dict:
-    """What `evaluate` returns, but "seconds", for answers that are there already: `texts`, one per record."""
-    answered = [Answered.read(r, text, dialect) for r, text in zip(records, texts, strict=True)]
+def score(
+    records: Sequence[Record],
+    texts: Sequence[str],
+    dialect: Dialect,
+    masks: Sequence[Masks] | None = None,
+    shown: Sequence[tuple[str, ...]] | None = None,
+) -> dict:
+    """What `evaluate` returns, but "seconds", for answers that are there already: `texts`, one per record, `masks` of
+    the words for one in each, and the forms of the visual prompts that were `shown` with the question.
+    """
+    nothing = [()] * len(records)
+    beside = zip(records, texts, masks or nothing, shown or nothing, strict=True)
+    answered = [Answered.read(record, text, dialect, *own) for record, text, *own in beside]
     return {
         **{name: MEASURES.get(name)(answered) for name in MEASURES},
         "n": len(records),
@@ -83,13 +101,21 @@ def _truth(record: Record, dialect: Dialect) -> str:
         return record.answer  # cropped away: what should be said cannot be spelled
 
 
+def _question(record: Record, dialect: Dialect) -> str:
+    """With its places told in text, where text can tell them all."""
+    try:
+        return question_text(record, dialect) if record.shows_places else record.question
+    except DialectError:
+        return record.question  # a mask, which only visual prompts show
+
+
 def _sample(answered: Answered, dialect: Dialect) -> dict:
     record, boxes = answered.record, answered.parsed.boxes
     sample = {
         "id": record.id,
         "task": record.task,
         "kind": record.kind,
-        "question": question_text(record, dialect) if record.shows_places else record.question,
+        "question": _question(record, dialect),
         "phrase": record.phrase,
         "truth": _truth(record, dialect),
         "answer": answered.text,
@@ -99,5 +125,10 @@ def _sample(answered: Answered, dialect: Dialect) -> dict:
     }
     if record.more:
         sample["picture"] = record.picture
+    if answered.shown:
+        sample["shown"] = list(answered.shown)
+    if record.speaks_masks:
+        sample["true_masks"] = [mask.to_coco() for mask in record.masks if mask is not None]
+        sample["masks"] = [mask and mask.to_coco() for mask in answered.masks]
     overlap = overlap_of(answered)
     return sample | ({} if overlap is None else {"iou": overlap}) | {"right": verdict(answered)}

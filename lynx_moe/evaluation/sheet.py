@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lynx_moe.data import Record
-from lynx_moe.grounding import Box, SheetCell, contact_sheet
+from lynx_moe.grounding import Box, Mask, SheetCell, contact_sheet
 
 
 def evaluation_sheet(
@@ -31,9 +31,12 @@ def evaluation_sheet(
         SheetCell(
             image=records[number].image(records[number].picture),
             asked=sample["question"],
-            truth=[Box(*box) for box in sample["true_boxes"]],
+            # Of a thing that is to be outlined only the outline is shown: its box was not asked for.
+            truth=[] if "masks" in sample else [Box(*box) for box in sample["true_boxes"]],
             guess=[Box(*box) for box in sample["boxes"]],
             note=sample["answer"],
+            truth_masks=[Mask.of_coco(mask) for mask in sample.get("true_masks", ())],
+            guess_masks=[Mask.of_coco(mask) for mask in sample.get("masks", ()) if mask],
         )
         for sample, number in chosen
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -47,6 +48,17 @@ def _unspoken(tokenizer, size: int, marks: tuple[Mark, ...]) -> frozenset[int]:
 
 def _is(name: str, mark: Mark) -> bool:
     return name == mark if isinstance(mark, str) else mark.fullmatch(name) is not None
+
+
+def ending_token(ids: Sequence[int], text: str, end: int, tokenizer, marks: Sequence[Mark] = ()) -> int:
+    """Which token writes the character before `end` of `text`, the stripped text of `ids`; found by halving."""
+    whole = text_of(ids, tokenizer, marks)
+    wanted = end + len(whole) - len(whole.lstrip())
+
+    def written(count: int) -> int:
+        return len(os.path.commonprefix([text_of(ids[:count], tokenizer, marks), whole]))
+
+    return bisect_left(range(1, len(ids)), wanted, key=written)
 
 
 def token_spans(ids: Sequence[int], text: str, tokenizer, marks: Sequence[Mark] = ()) -> list[tuple[int, int]]:

@@ -2,8 +2,10 @@
 
 import json
 import types
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -11,14 +13,16 @@ from PIL import Image
 
 from lynx_moe import cli
 from lynx_moe.data import SampleBuilder, load_records
+from lynx_moe.data.records import Record
 from lynx_moe.data.screening import Screen, evenly
 from lynx_moe.data.steps import Stepwise
 from lynx_moe.doctor import template
 from lynx_moe.doctor.findings import Findings
-from lynx_moe.doctor.records import look_at_records
+from lynx_moe.doctor.records import look_at_boxes, look_at_record, look_at_records
 from lynx_moe.doctor.seen import seen
 from lynx_moe.doctor.sheet import of_every_task, target_cell
-from lynx_moe.families.dialects import Geometry, PercentDialect, get_dialect
+from lynx_moe.families.dialects import Florence2Dialect, Geometry, PercentDialect, get_dialect
+from lynx_moe.grounding import Box, Mask
 from tests.data.written import picture, record, small_folder, write_folder
 from tests.tiny import tiny_llava_with_processor
 
@@ -186,6 +190,68 @@ def test_crops_are_found_whole_and_half(builder, tmp_path):
     look_at_records(records, [0, 1, 2], Screen(cropping), findings)
     assert findings.examples["half_hidden"] == ["half"] and findings.examples["hidden"][0].startswith("gone")
     assert findings.counts.total() == 2
+
+
+MASKED = Record(
+    id="m", question="Segment it.", answer="It is {mask:0}.", kind="grounding", task="segment_one", size=(300, 200),
+    boxes=(tuple(map(float, BOX)),), load=lambda: painted(), image_id="m",
+)  # fmt: skip
+
+
+def thing_mask(box=BOX, size=(300, 200)):
+    array = np.zeros(size[::-1], bool)
+    array[box[1] : box[3], box[0] : box[2]] = True
+    return Mask.of_array(array)
+
+
+@pytest.mark.parametrize(
+    "dialect", [PercentDialect().with_mask_word("[SEG]"), Florence2Dialect()], ids=["word", "outline"]
+)
+def test_masks_that_the_answer_speaks_of_are_painted_and_read_back(builder, dialect):
+    speaking = SampleBuilder(builder.processor, dialect)
+    record = replace(MASKED, masks=(thing_mask(),))
+    cell, view = target_cell(speaking, record)
+    plain, _ = target_cell(speaking, replace(record, answer="It is {box:0}."))
+    changed = np.any(np.asarray(cell.image) != np.asarray(plain.image), axis=-1)
+    there = view.place(Box(*record.boxes[0]), dialect.geometry, record.size)
+    x1, y1, x2, y2 = map(round, there)
+    inside = changed[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1]
+    assert inside.mean() > 0.9 and changed.sum() < 2 * inside.size
+    findings = Findings()
+    look_at_boxes(record, Screen(speaking), findings)
+    assert not findings.counts
+
+
+def test_empty_masks_and_outlines_that_are_no_masks_are_found(builder, monkeypatch):
+    speaking = SampleBuilder(builder.processor, PercentDialect().with_mask_word("[SEG]"))
+    findings = Findings()
+    look_at_boxes(replace(MASKED, masks=(thing_mask((0, 0, 0, 0)),)), Screen(speaking), findings)
+    assert dict(findings.counts) == {"empty_mask": 1}
+    monkeypatch.setattr(
+        Florence2Dialect, "encode_mask", lambda *given: "<poly><loc_1><loc_1><loc_9><loc_1><loc_9><loc_9></poly>"
+    )
+    look_at_boxes(
+        replace(MASKED, masks=(thing_mask(),)), Screen(SampleBuilder(builder.processor, Florence2Dialect())), findings
+    )
+    assert dict(findings.counts) == {"empty_mask": 1, "not_read_back": 1}
+
+
+@pytest.mark.parametrize(
+    "dialect", [PercentDialect().with_mask_word("[SEG]"), Florence2Dialect()], ids=["word", "outline"]
+)
+def test_only_masks_that_the_answer_speaks_of_are_looked_at(builder, dialect):
+    screen, findings = Screen(SampleBuilder(builder.processor, dialect)), Findings()
+    more = ((0.0, 0.0, 290.0, 190.0),) * 2
+    masks = thing_mask(), thing_mask((0, 0, 290, 190)), thing_mask((0, 0, 0, 0))
+    look_at_boxes(replace(MASKED, boxes=(*MASKED.boxes, *more), masks=masks), screen, findings)
+    assert not findings.counts
+
+
+def test_a_mask_that_cannot_be_decoded_is_a_finding(builder):
+    screen = Screen(SampleBuilder(builder.processor, PercentDialect().with_mask_word("[SEG]")))
+    findings = Findings()
+    look_at_record(replace(MASKED, masks=(Mask(MASKED.size, "zz"),)), screen, findings)
+    assert dict(findings.counts) == {"unwritable": 1}
 
 
 def test_command_says_healthy_and_trains_nothing_that_stays(base_folder, data_folder, tmp_path, capsys):

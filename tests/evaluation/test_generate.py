@@ -7,7 +7,8 @@ from lynx_moe.data import SampleBuilder, load_records
 from lynx_moe.evaluation import generate_answers
 from lynx_moe.families.dialects import PercentDialect
 from tests.data.written import small_folder
-from tests.tiny import tiny_llava_with_processor
+from tests.families.test_picture_grid import qwen2_5_vl
+from tests.tiny import CHAT_TEMPLATE, tiny_llava_with_processor
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,15 @@ def test_modes_of_modules_are_given_back(base, records):
     ask(base, [records[0]])
     assert [m.training for m in model.modules()] == modes
     model.eval()
+
+
+def test_a_builder_that_is_used_again_gives_a_model_the_same_token_types(records):
+    vlm, processor = qwen2_5_vl()
+    processor.chat_template = CHAT_TEMPLATE
+    builder = SampleBuilder(processor, PercentDialect(processor))
+    how = {"max_new_tokens": 4, "progress": False, "with_probabilities": True}
+    answers = [generate_answers(vlm, builder, [records[0], records[1]], **how) for _ in range(3)]
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_no_records_give_no_answers(base):

@@ -104,7 +104,8 @@ def test_boxes_of_steps_are_matched_step_by_step():
     swapped = "Step 1: Find the dog at [50, 50, 80, 80]. Step 2: Left at [0, 0, 20, 20]. Step 3: It is the cat"
     numbers = score((stepwise, right), (stepwise, swapped))
     assert numbers["steps"] == {"n": 2, "acc50": 0.5}
-    assert numbers["in_words"] == {"n": 2, "accuracy": 1.0}
+    everything = {"n": 2, "accuracy": 1.0}
+    assert numbers["in_words"] == {**everything, "by_task": {"attribute": everything}, "by_form": {}}
     assert numbers["absent"] is None
 
 

@@ -8,10 +8,14 @@ from PIL import Image, ImageDraw
 
 from lynx_moe.data.records import Picture, Record, Step
 from lynx_moe.errors import ConfigError
+from lynx_moe.evaluation import Answered
+from lynx_moe.evaluation.judging import verdict
 from lynx_moe.evaluation.measuring import measure
 from lynx_moe.evaluation.protocols.base import Item, Score, Write
 from lynx_moe.evaluation.protocols.records import Records, record_of, truth_of
 from lynx_moe.evaluation.robustness import GONE, PLACELESS, SEVERAL, Changed
+from lynx_moe.families.dialects import Parsed
+from lynx_moe.grounding import Mask
 from tests.evaluation.asked import Choices, tiny_asker, write_choices, write_records
 
 BOX = (30.0, 20.0, 70.0, 60.0)
@@ -60,6 +64,27 @@ def test_truth_is_moved_with_the_picture_that_is_shown(change):
         painted = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         assert item.truth["boxes"][0] == pytest.approx(painted, abs=1.01)
         assert record.boxes == record_of("x", item.truth).boxes
+
+
+@pytest.mark.parametrize("change", ["crop", "viewpoint"])
+def test_masks_are_moved_with_the_picture_that_is_shown(change):
+    pixels = np.asarray(shown())[..., 0] > 127
+    pixels[:40, :50] = False  # no rectangle
+    mask = Mask.of_array(pixels)
+
+    def load():
+        return Image.fromarray(np.repeat(np.uint8(pixels)[..., None] * 255, 3, axis=2))
+
+    outlined = replace(RECORD, answer="It is {mask:0}.", masks=(mask,), load=load)
+    asking = replace(outlined, question="{box:0}?", question_boxes=(BOX,), question_masks=(mask,))
+    items = [i for k in range(6) for i in changed(change, 3, replace(asking, id=str(k), image_id=str(k)))[0]]
+    assert items
+    for item in items:
+        record = item.asks[0].record
+        white = np.asarray(record.image())[..., 0] > 127
+        for found in (record.masks[0], record.question_masks[0], record_of("x", item.truth).masks[0]):
+            assert found.size == record.size and (found.array() != white).mean() < 0.01
+        assert verdict(Answered(record_of("x", item.truth), "", Parsed(), 0, record.masks))
 
 
 def test_truth_that_left_the_picture_is_left_out_and_counted():

@@ -17,6 +17,7 @@ from typing import ClassVar
 from PIL import Image
 
 from lynx_moe.data import Record
+from lynx_moe.evaluation.spoken_masks import Masks
 from lynx_moe.families.dialects import Parsed
 from lynx_moe.registry import Registry
 
@@ -58,8 +59,9 @@ class Item:
 class Reply:
     """What came back for one ask.
 
-    Of `Write` the text, how its final part reads, a confidence for each of its boxes, and how its earlier steps read,
-    as far as the record has some; of `Score` the score alone, where higher means fits better.
+    Of `Write` the text, how its final part reads, a confidence for each of its boxes, how its earlier steps read, as
+    far as the record has some, and a mask (or None) for each of its words for one; of `Score` the score alone, where
+    higher means fits better.
     """
 
     text: str = ""
@@ -67,6 +69,7 @@ class Reply:
     confidences: tuple[float, ...] = ()
     steps: tuple[Parsed, ...] = ()
     score: float | None = None
+    masks: Masks = ()
 
 
 @dataclass(kw_only=True, slots=True)

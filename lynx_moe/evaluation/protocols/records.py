@@ -16,7 +16,7 @@ from lynx_moe.evaluation.answered import MEASURES, Answered, share, step_hits
 from lynx_moe.evaluation.judging import overlap_of, verdict
 from lynx_moe.evaluation.protocols.base import PROTOCOLS, Item, Protocol, Reply, Row, Write
 from lynx_moe.families.dialects import Parsed
-from lynx_moe.grounding import Box
+from lynx_moe.grounding import Box, Mask
 
 
 @PROTOCOLS.register("records")
@@ -64,7 +64,7 @@ class Records(Protocol):
     def judge(self, item: Item, replies: Sequence[Reply]) -> Row:
         reply = replies[0]
         record = record_of(item.id, item.truth)
-        answered = Answered(record, reply.text, reply.parsed, step_hits(record, reply.steps))
+        answered = Answered(record, reply.text, reply.parsed, step_hits(record, reply.steps), reply.masks)
         overlap = overlap_of(answered)
         return Row(
             id=item.id,
@@ -77,7 +77,8 @@ class Records(Protocol):
             errors=dict(reply.parsed.errors),
             right=verdict(answered),
             numbers={"step_hits": answered.step_hits, "points": len(reply.parsed.points)}
-            | ({} if overlap is None else {"iou": overlap}),
+            | ({} if overlap is None else {"iou": overlap})
+            | ({"masks": [mask and mask.to_coco() for mask in reply.masks]} if reply.masks else {}),
         )
 
     def summarise(self, rows: Sequence[Row]) -> dict:
@@ -107,7 +108,7 @@ def truth_of(record: Record) -> dict:
         "picture": record.picture,
         "shows_places": record.shows_places,
         "steps": [{"boxes": [list(box) for box in step.boxes], "picture": step.picture} for step in record.steps],
-    }
+    } | ({"masks": [mask and mask.to_coco() for mask in record.masks]} if record.speaks_masks else {})
 
 
 def record_of(name: str, truth: dict) -> Record:
@@ -126,13 +127,15 @@ def record_of(name: str, truth: dict) -> Record:
         size=sizes[0] if sizes else None,
         more=tuple(Picture("", size, no_picture) for size in sizes[1:]),
         picture=truth["picture"],
+        masks=tuple(mask and Mask.of_coco(mask) for mask in truth.get("masks", ())),
     )
 
 
 def answered_of(row: Row) -> Answered:
     points = [(0.0, 0.0)] * int(row.numbers["points"])  # that there are some is all that counts
     parsed = Parsed(boxes=[Box(*box) for box in row.boxes], points=points, errors=Counter(row.errors))
-    return Answered(record_of(row.id, row.truth), row.answers[0], parsed, int(row.numbers["step_hits"]))
+    masks = tuple(mask and Mask.of_coco(mask) for mask in row.numbers.get("masks", ()))
+    return Answered(record_of(row.id, row.truth), row.answers[0], parsed, int(row.numbers["step_hits"]), masks)
 
 
 def no_picture() -> Image.Image:

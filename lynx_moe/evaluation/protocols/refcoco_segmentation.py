@@ -26,13 +26,14 @@ class SegmentationProtocol(GroundingProtocol):
     headline = "ciou"
     oracle = "LAVT `test.py`, GRES `refer_evaluation.py`"
 
-    from_box: bool = setting(False, "take the inside of the first box where a reply has no polygon")
+    from_box: bool = setting(False, "take the inside of the first box where a reply has neither mask nor polygon")
 
     def judge(self, item: Item, replies: Sequence[Reply]) -> Row:
         size = tuple(item.truth["size"])
         found_HW = reply_mask(replies[0], size, self.from_box)
         shared, union = mask_areas(found_HW, mask_of(item.truth["segmentation"], size))
-        of_box = float(self.from_box and not replies[0].parsed.polygons and bool(replies[0].parsed.boxes))
+        outlined = bool(replies[0].parsed.polygons) or any(replies[0].masks)
+        of_box = float(self.from_box and not outlined and bool(replies[0].parsed.boxes))
         return row_of(
             item,
             replies,
@@ -62,8 +63,8 @@ class SegmentationProtocol(GroundingProtocol):
 class RefCocoSegmentation(SegmentationProtocol):
     """cIoU, gIoU and Pr@X of masks, over the sentences of RefCOCO, RefCOCO+ or RefCOCOg, by split.
 
-    A reply's mask is its polygons, where the family writes outlines; with `from_box` the inside of its first box, and
-    `masks_of_boxes` says for how many. An answer without a mask has an IoU of 0.
+    A reply's mask is what a mask head drew, or its polygons, where the family writes outlines; with `from_box` the
+    inside of its first box, and `masks_of_boxes` says for how many. An answer without a mask has an IoU of 0.
     """
 
     name = "refcoco_segmentation"

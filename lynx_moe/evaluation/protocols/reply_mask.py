@@ -12,10 +12,13 @@ from lynx_moe.evaluation.protocols.picture_files import Size
 def reply_mask(reply: Reply, size: Size, from_box: bool) -> np.ndarray:
     """What a reply covers of a picture of `size` (width, height), as a boolean (height, width) mask.
 
-    All polygons of the reply together, drawn as the COCO API draws them, which may be parts of one thing. With
-    `from_box` the inside of its first box, where it has no polygon. Empty when it has neither, or none that can be
-    drawn.
+    All its polygons together, drawn as the COCO API draws them, which may be parts of one thing; where it has none, all
+    masks that a mask head drew. With `from_box` the inside of its first box, where it has neither. Empty when it has
+    nothing, or nothing that can be drawn.
     """
+    masks = [mask.array() for mask in reply.masks if mask is not None]
+    if masks and not reply.parsed.polygons:
+        return np.any(masks, axis=0)
     polygons = [
         [value for point in polygon for value in point] for polygon in reply.parsed.polygons if len(polygon) > 2
     ]

@@ -6,7 +6,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -48,6 +48,11 @@ class Scorer(ABC):
         self.processor = processor
         self.batch_size = batch_size
         self.faults: Counter[str] = Counter()
+
+    @classmethod
+    def learned(cls, objectives: Mapping[str, dict]) -> dict[str, object]:
+        """Options that a model has learned to be scored with, told by the objectives that it was trained with."""
+        return {}
 
     @property
     def notes(self) -> dict[str, str]:

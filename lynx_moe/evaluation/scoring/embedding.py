@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from lynx_moe.data import Collator, SampleBuilder
 from lynx_moe.data.prompts import messages
 from lynx_moe.errors import FamilyError, LynxError, RecordError
 from lynx_moe.evaluation.protocols.base import Score
 from lynx_moe.evaluation.scoring.base import SCORERS, UNSCORED, Scorer, moved, takes
+from lynx_moe.evaluation.scoring.embedder import Embedder
 from lynx_moe.families.dialects import PercentDialect
-
-WITH_QUESTION = "Represent the given image with the following question: {question}"
-WITHOUT_QUESTION = "Represent the given image."
+from lynx_moe.objectives.contrast import WITH_QUESTION, WITHOUT_QUESTION
 
 
 @SCORERS.register("embedding")
@@ -31,6 +31,10 @@ class Embedding(Scorer):
 
     Pictures with a question, and texts, are each encoded once.
 
+    Args:
+        wording: what a model that was trained as an encoder (objective `contrast`) was asked; both sides are then what
+            they were in training (`Embedder`). The gate is the caller's: open is as in training.
+
     Raises:
         FamilyError: the model has no output embedding, before which its final states could be read.
     """
@@ -38,8 +42,9 @@ class Embedding(Scorer):
     name = "embedding"
     reads_question = True
 
-    def __init__(self, model, processor, *, batch_size: int = 16):
+    def __init__(self, model, processor, *, batch_size: int = 16, wording: str | None = None):
         super().__init__(model, processor, batch_size=batch_size)
+        self.trained = None if wording is None else Embedder(model, processor, wording=wording)
         if model.get_output_embeddings() is None:
             raise FamilyError(
                 f"{type(model).__name__} has no output embedding",
@@ -48,14 +53,18 @@ class Embedding(Scorer):
         self.builder = SampleBuilder(processor, PercentDialect())
         self.mark = picture_mark(self.builder)
 
+    @classmethod
+    def learned(cls, objectives: Mapping[str, dict]) -> dict[str, object]:
+        """The wording of a model that was trained as an encoder."""
+        return {"wording": objectives["contrast"]["wording"]} if "contrast" in objectives else {}
+
     @property
     def notes(self) -> dict[str, str]:
         """What the number is, and that it may mean little."""
-        return {
-            **super().notes,
-            "score": "cosine of final hidden states",
-            "training": "taken as it is: unless it was trained as an encoder, cosines of this model may say little",
-        }
+        training = "taken as it is: unless it was trained as an encoder, cosines of this model may say little"
+        if self.trained is not None:
+            training = f"read as it was trained to be by objective contrast, asked {self.trained.wording!r}"
+        return {**super().notes, "score": "cosine of final hidden states", "training": training}
 
     def _score(self, asks: Sequence[Score]) -> list[float]:
         scores = [UNSCORED] * len(asks)
@@ -71,7 +80,7 @@ class Embedding(Scorer):
                 try:
                     made = [
                         (key, make())
-                        for key, make in zip(keys, self._makers(ask, image.size, pictures), strict=True)
+                        for key, make in zip(keys, self._makers(ask, image, pictures), strict=True)
                         if key not in known
                     ]
                 except LynxError:
@@ -88,10 +97,15 @@ class Embedding(Scorer):
             scores[place] = float(seen[one] @ seen[other])
         return scores
 
-    def _makers(self, ask: Score, size: tuple[int, int], pictures: dict) -> tuple[Callable[[], dict], ...]:
+    def _makers(self, ask: Score, image: Image.Image, pictures: dict) -> tuple[Callable[[], dict], ...]:
+        if self.trained is not None:
+            return (
+                lambda: _for_model(self.trained.sample((image, ask.question))),
+                lambda: _for_model(self.trained.sample(ask.text)),
+            )
         asked = WITH_QUESTION.replace("{question}", ask.question) if ask.question else WITHOUT_QUESTION
         return (
-            lambda: self._sample(f"{self.mark} {asked}", [size]) | pictures,
+            lambda: self._sample(f"{self.mark} {asked}", [image.size]) | pictures,
             lambda: self._sample(ask.text, []),
         )
 
@@ -129,6 +143,10 @@ class Embedding(Scorer):
         with final_states(self.model) as states:
             self.model(**moved(self.model, batch))
         return states[-1][torch.arange(len(samples)), last_B]
+
+
+def _for_model(sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in sample.items() if name not in ("labels", "is_grounding")}
 
 
 @contextmanager
