@@ -25,6 +25,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     # Plain words, checked by the plan: its names are known only after transformers is imported, which takes seconds.
     out.add_argument("--route", default="auto", help="auto, dense, native, code, adapter, or vllm (%(default)s)")
     out.add_argument("--gate", default="auto", choices=("auto", "on"), help="on: open on every prompt (%(default)s)")
+    drop = "leave behind heads that answers need (masks, shown regions); the plan says what is lost"
+    out.add_argument("--without-heads", action="store_true", help=drop)
     out.add_argument("--plan", action="store_true", help="only say what would be done, and write nothing")
     out.add_argument("--base", metavar="PATH", help="the base under the adapter (default: the one that it names)")
     out.add_argument("--base-repository", metavar="OWNER/NAME", help="the base's name on the Hub, for card and pin")
@@ -79,7 +81,13 @@ def run_export(given: argparse.Namespace) -> dict:
             fix="give the folder of a finished run",
         )
     if given.plan:
-        chosen = plan(loaded.model, given.route, gate=given.gate)
+        chosen = plan(
+            loaded.model,
+            given.route,
+            gate=given.gate,
+            processor=loaded.processor,
+            without_heads=given.without_heads,
+        )
         print(chosen)
         return {"ok": True, **chosen.as_json()}
     provenance = of_run(given.path)
@@ -95,6 +103,7 @@ def run_export(given: argparse.Namespace) -> dict:
         with_probe=not given.no_probe,
         records=held_out(given),
         base=resolve(given.base) if given.base else None,
+        without_heads=given.without_heads,
         provenance=replace(
             provenance,
             command=typed(given),

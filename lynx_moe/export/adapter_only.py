@@ -12,6 +12,7 @@ from lynx_moe.export.base_pin import BasePin
 from lynx_moe.export.fresh import tensor_sha256
 from lynx_moe.export.promise import Promise
 from lynx_moe.export.read import Adapted
+from lynx_moe.objectives.attached import FILE, write_serving
 
 BASE_HASHES = "base_sha256.json"
 
@@ -22,6 +23,8 @@ def refusal(adapted: Adapted) -> None:
 
 def promise(adapted: Adapted) -> Promise:
     costs = ("loading needs the base, peft and lynx_moe",)
+    if adapted.heads:
+        costs += (f"{FILE} beside the adapter has its {' and '.join(adapted.heads)}: PEFT alone leaves them out",)
     if adapted.config.expert_init != "zero":
         costs += (f"the new experts started as a {adapted.config.expert_init} of the base's: ask if its licence minds",)
     return Promise(
@@ -34,8 +37,9 @@ def promise(adapted: Adapted) -> Promise:
     )
 
 
-def write(peft_model, folder: Path, base_hashes: dict[str, str], base_pin: BasePin) -> None:
-    """Save the adapter in PEFT's layout beside the base's pin and the hash of every base tensor.
+def write(peft_model, folder: Path, base_hashes: dict[str, str], base_pin: BasePin, *, with_heads: bool = True) -> None:
+    """Save the adapter in PEFT's layout, with the heads that answers need, beside the base's pin and the hash of every
+    base tensor.
 
     Raises:
         ExportError: a tensor about to be shipped is one of the base's.
@@ -48,6 +52,8 @@ def write(peft_model, folder: Path, base_hashes: dict[str, str], base_pin: BaseP
         for path in (folder / name).iterdir():
             path.replace(folder / path.name)
         (folder / name).rmdir()
+    if with_heads:
+        write_serving(peft_model, folder)
     base_pin.write(folder)
     (folder / BASE_HASHES).write_text(json.dumps(base_hashes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     known = {digest: name for name, digest in base_hashes.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -29,6 +30,14 @@ from peft import PeftModel
 
 base = AutoModelForImageTextToText.from_pretrained(base_folder)
 model = PeftModel.from_pretrained(base, folder)""",
+}
+# With heads, that PEFT alone would leave out.
+LOADING_HEADS = """from lynx_moe.loading import load
+
+loaded = load(folder, base=base_folder)  # loaded.model, loaded.processor"""
+ASKING = {
+    "masks": "text, masks = model.ask(processor, image, question)  # a boolean array for each mask in the text",
+    "prompts": """text, _ = model.ask(processor, image, "What is at {region:0}?", regions=[(x1, y1, x2, y2)])""",
 }
 STOCK = "model = AutoModelForImageTextToText.from_pretrained(folder)"
 
@@ -89,7 +98,7 @@ def write(
         f"# {report['name']}",
         f"{base or 'A vision-language model'} taught to ground by new experts beside its frozen ones.\n"
         f"Exported by lynx_moe, route `{report['route']}`, host `{report['host']}`.",
-        _code(report["route"]),
+        _code(report["route"], report["heads"]),
         f"Kept of the trained model: {report['keeps']}.",
         _table({"": ""} | _rows(report)),
         "## Measured",
@@ -126,11 +135,14 @@ def _licence_fields(licence: dict[str, str], legal_files: list[str]) -> dict[str
     return licence | {"license_name": "licence-of-the-base"} | ({"license_link": link} if link else {})
 
 
-def _code(route: str) -> str:
+def _code(route: str, heads: Sequence[str]) -> str:
+    if route == "adapter" and heads:
+        return f"```python\n{LOADING_HEADS}\n```"
     # Beside a modelling file transformers asks at the terminal, also for the processor, which needs none of it.
     unasked = ", trust_remote_code=False" if route == "code" else ""
     processor = "" if route == "adapter" else f"\nprocessor = AutoProcessor.from_pretrained(folder{unasked})"
-    return f"```python\n{CLASS}{LOADING.get(route, STOCK)}{processor}\n```"
+    asking = "".join(f"\n{ASKING[name]}" for name in heads)
+    return f"```python\n{CLASS}{LOADING.get(route, STOCK)}{processor}{asking}\n```"
 
 
 def _rows(report: dict) -> dict[str, str]:
@@ -141,6 +153,7 @@ def _rows(report: dict) -> dict[str, str]:
     return {
         "exactness": exactness,
         "prompt gate": report["prompt_gate"],
+        **({"heads": ", ".join(report["heads"])} if report["heads"] else {}),
         "weights": f"{readable(report['weights_bytes'], 'B')} (base {readable(report['base_weights_bytes'], 'B')})",
         "per token, text decoder": f"{readable(report['flops_per_token'], 'FLOPs')} "
         f"(base {readable(report['base_flops_per_token'], 'FLOPs')})",

@@ -12,6 +12,7 @@ from torch import nn
 
 from lynx_moe.adapter.prompt_gate import prompt_mask
 from lynx_moe.errors import ExportError
+from lynx_moe.export import code_heads
 from lynx_moe.export.built import Built
 from lynx_moe.export.code_layout import SIZES, experts_child, head_of, served_by_vllm, wrapped_name
 from lynx_moe.export.code_source import MIX_CODE, MODULE, class_names, source
@@ -26,12 +27,16 @@ def refusal(adapted: Adapted) -> str | None:
             return f"{kind.__name__} is not a class of transformers, and the file would be a subclass of it"
     if adapted.quantised:
         return "the base's weights are packed by a quantisation library, and the folder would need them plain"
-    return None
+    return code_heads.refusal(adapted)
 
 
 def promise(adapted: Adapted) -> Promise:
     """What comes out: the live model's own arithmetic, bit for bit, with its prompt gate."""
     costs = ["loading needs trust_remote_code=True for one short file in the folder"]
+    if adapted.heads:
+        costs.append(
+            f"model.ask() answers with its {' and '.join(adapted.heads)}; generate() and vLLM give words alone"
+        )
     by_vllm, why = served_by_vllm(adapted)
     if why:
         costs.append(f"vLLM runs {why}")
@@ -103,12 +108,13 @@ def settings(adapted: Adapted) -> dict:
         "width": adapted.branch(next(iter(adapted.blocks))).router_ED.shape[1],
         "head_width": 0 if head is None else head.hidden.out_features,
         "not_text_ids": [] if head is None else _not_text_ids(adapted.base),
+        **code_heads.settings(adapted),
     }
 
 
 def new_tensors(adapted: Adapted) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by the names of the modelling file: experts in the base's type, in which they are used
-    anyway, and everything that decides (routers, gates, the prompt gate's head) in float32."""
+    """The adapter's and the heads' tensors by the names of the modelling file: experts in the base's type, in which
+    they are used anyway, and everything that decides (routers, gates, the prompt gate's head) or draws in float32."""
     tensors, experts = {}, experts_child(adapted)
     for block in adapted.blocks:
         branch = adapted.branch(block)
@@ -124,7 +130,7 @@ def new_tensors(adapted: Adapted) -> dict[str, torch.Tensor]:
     head = head_of(adapted)
     if head is not None:
         tensors |= {f"lynx_head.{name}": p.detach().float() for name, p in head.named_parameters()}
-    return tensors
+    return tensors | code_heads.tensors(adapted)
 
 
 def _not_text_ids(base: nn.Module) -> list[int]:

@@ -52,10 +52,26 @@ def source(adapted: Adapted) -> str:
         "posing": poses(adapted),
         "body": body is not None,
         "gated": adapted.config.expert_kind == "gated",
+        "matrix": head_of(adapted) is not None or "masks" in adapted.heads,
+        "heads": bool(adapted.heads),
+        **dict.fromkeys(adapted.heads, True),
     }
     classes = [type(adapted.base.config), type(adapted.base), *([type(body)] if body is not None else [])]
-    template = (files("lynx_moe.export") / "templates" / f"{MODULE}.py.tmpl").read_text(encoding="utf-8")
-    text = Template(_sections(template, {name for name, on in wanted.items() if on})).substitute(
+    if adapted.heads:
+        layout = adapted.pictures["layout"]
+        wanted |= {
+            "fixed": "rows" in layout,
+            "merged": "merge" in layout,
+            "lines": not layout,
+            "padded": adapted.pictures["pad_square"],
+            "cropped": adapted.pictures["crop"] is not None,
+        }
+    on = {name for name, is_on in wanted.items() if is_on}
+    kept = ["lynx_router", "lynx_gate", "lynx_head", *(f"lynx_{name}" for name in adapted.heads)]
+    text = Template(_sections(_template(MODULE), on)).substitute(
+        asking=_sections(_template("asking"), on).strip("\n"),
+        in_float32=", ".join(f'"{name}"' for name in kept),
+        parents=f"LynxAsks, {classes[1].__name__}" if adapted.heads else classes[1].__name__,
         imports=_imports(classes),
         base_model=classes[1].__name__,
         base_config=classes[0].__name__,
@@ -85,6 +101,10 @@ def class_names(adapted: Adapted) -> dict[str, str]:
         "model_class": f"Lynx{type(adapted.base).__name__}",
     }
     return names if body is None else {**names, "body_class": f"Lynx{type(body).__name__}"}
+
+
+def _template(name: str) -> str:
+    return (files("lynx_moe.export") / "templates" / f"{name}.py.tmpl").read_text(encoding="utf-8")
 
 
 def _sections(text: str, wanted: set[str]) -> str:

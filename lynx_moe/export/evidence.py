@@ -16,6 +16,7 @@ from lynx_moe.export.fresh import tensor_sha256
 from lynx_moe.export.probe import Asked
 from lynx_moe.export.read import Adapted
 from lynx_moe.families.dialects import get_dialect
+from lynx_moe.objectives.masks import mask_word_of
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Evidence:
         if with_probe:
             sets = {"probe": probe.drawn_scenes(), **sets}
         named = peft_model.peft_config[peft_model.active_adapter].dialect
-        dialect = get_dialect(named or "percent", processor)
+        dialect = get_dialect(named or "percent", processor, mask_word_of(peft_model))
         return cls(Asked(processor, dialect, sets, probe.ends_of(peft_model.get_base_model(), processor)))
 
     def examples(self, processor) -> dict[str, dict]:
@@ -91,12 +92,14 @@ def base_described(adapted: Adapted) -> dict:
 
 
 def adapter_described(adapted: Adapted) -> dict:
-    """One digest over all tensors of the adapter, and the settings that LynxConfig adds."""
+    """One digest over all tensors of the adapter and of its heads, and the settings that LynxConfig adds."""
     hashes = {
         name: tensor_sha256(tensor)
         for name, tensor in adapted.base.state_dict().items()
         if any(part.startswith("lynx_") for part in name.split(".")) and adapted.adapter_name in name.split(".")
     }
+    for objective, head in adapted.heads.items():
+        hashes |= {f"heads.{objective}.{name}": tensor_sha256(t) for name, t in head.state_dict().items()}
     # The adapter's name is of no matter to what it is.
     lines = "".join(f"{name.replace(f'.{adapted.adapter_name}.', '.')} {hashes[name]}\n" for name in sorted(hashes))
     settings = {name: getattr(adapted.config, name) for name in LynxConfig.__annotations__}

@@ -6,13 +6,16 @@ way. It must not import lynx_moe; standing alone it is also what somebody withou
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import sys
+import types
 
 BLOCKED = ("lynx_moe", "peft", "synth")
 REFERENCE = "lynx_reference.safetensors"
+ASKED = "lynx_asked.safetensors"
 MANIFEST = "lynx_export.json"
 
 
@@ -59,10 +62,8 @@ def read_cases(folder):
         for key in file.keys():
             case, kind, name = (key.split("|") + [""])[:3]
             entry = cases.setdefault(case, {"inputs": {}})
-            if kind == "inputs":
-                entry["inputs"][name] = file.get_tensor(key)
-            else:
-                entry[kind] = file.get_tensor(key)
+            into, name = (entry["inputs"], name) if kind == "inputs" else (entry, kind)
+            into[name] = file.get_tensor(key)
     return cases
 
 
@@ -96,23 +97,16 @@ def base_of(folder, dtype, device, attention=None):
     from transformers import AutoModelForImageTextToText
 
     # As the live model attends: eager and fused attention round differently.
-    how = {"attn_implementation": attention} if attention else {}
-    model = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=getattr(torch, dtype), trust_remote_code=False, **how
-    )
+    how = {"dtype": getattr(torch, dtype)} | ({"attn_implementation": attention} if attention else {})
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False, **how)
     return model.to(device).eval().requires_grad_(False)
 
 
 def export_of(folder, device, own_code, attention=None):
     from transformers import AutoModelForImageTextToText
 
-    model, info = AutoModelForImageTextToText.from_pretrained(
-        folder,
-        dtype="auto",
-        trust_remote_code=own_code,
-        output_loading_info=True,
-        **({"attn_implementation": attention} if attention else {}),
-    )
+    how = {"dtype": "auto", "output_loading_info": True} | ({"attn_implementation": attention} if attention else {})
+    model, info = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=own_code, **how)
     # As the base is held: torch picks another matmul for a weight that requires gradients.
     return model.to(device).eval().requires_grad_(False), info
 
@@ -145,10 +139,8 @@ def taken_out(tensor, undo):
     """The part of a widened tensor in which the base's lies."""
     import torch
 
-    if not undo["spans"]:
-        return tensor
-    axis = undo["axis"]
-    return torch.cat([tensor.narrow(axis, start, end - start) for start, end in undo["spans"]], axis)
+    parts = [tensor.narrow(undo["axis"], start, end - start) for start, end in undo["spans"]]
+    return torch.cat(parts, undo["axis"]) if parts else tensor
 
 
 def undone(stored, undo, base):
@@ -180,9 +172,8 @@ def undone(stored, undo, base):
         # The sum was rounded, and so was the delta's own product.
         worst = (left.norm() / (2 * limit.eps * part.double().norm() + limit.tiny)).item()
     else:
-        worst = (
-            (left.abs() / (limit.eps * base.double().abs() + limit.tiny / min(1.0, abs(undo["factor"])))).max().item()
-        )
+        floor = limit.tiny / min(1.0, abs(undo["factor"]))
+        worst = (left.abs() / (limit.eps * base.double().abs() + floor)).max().item()
     # In units of the number type's spacing, relative to the tensor's own size.
     return ("rounded" if worst <= 1.0 else "changed"), worst
 
@@ -214,23 +205,20 @@ def against_base(state, wanted, base, kept):
 @contextlib.contextmanager
 def exported_gate(model, gate):
     """Inside, the prompt gate of a model with code of its own is as `gate` says; of others it is on for good."""
-    shipped = getattr(model.config, "prompt_gate", None)
-    if shipped is not None:
-        model.config.prompt_gate = gate
+    config = model.config if hasattr(model.config, "prompt_gate") else types.SimpleNamespace(prompt_gate=None)
+    shipped, config.prompt_gate = config.prompt_gate, gate
     try:
         yield
     finally:
-        if shipped is not None:
-            model.config.prompt_gate = shipped
+        config.prompt_gate = shipped
 
 
 def gates_of(model, gates, cases, base_logits, forced=exported_gate):
     """For each setting of the prompt gate and each case: which rows are the base's bit for bit, and how far any is."""
     import torch
 
-    found = {}
+    found = {gate: {} for gate in gates}
     for gate in gates:
-        found[gate] = {}
         with forced(model, gate):
             for case, entry in cases.items():
                 logits, _ = answer(model, entry["inputs"], base_logits[case].shape[1], 0)
@@ -266,6 +254,60 @@ def look_at_base(base, cases, wanted, recorded_off):
     return found, logits
 
 
+def asked_again(ask, question):
+    """(text, masks, logits of each step) of `ask` to a question of `read_asked`; where it has "ids", those are written
+    whatever the logits say. Masks are of bytes: 1 on the thing, 2 everywhere where none was made."""
+    import torch
+
+    logits, ids, image = [], question["ids"], question["image"]
+
+    def dictated(input_ids, scores):
+        logits.append(scores[0].float().cpu().clamp(min=-1e38))  # infinite where a checkpoint forbids a word
+        if ids:
+            here = torch.arange(scores.shape[-1], device=scores.device) == ids[min(len(logits), len(ids)) - 1]
+            scores = torch.where(here, 0.0, float("-inf")).expand_as(scores)
+        return scores
+
+    how = {"max_new_tokens": question["new_tokens"], "logits_processor": [dictated]}
+    text, masks = ask(image, question["question"], question["regions"], **how)
+    none = torch.full((image.height, image.width), 2, dtype=torch.uint8)
+    made = [none if mask is None else torch.from_numpy(mask).byte() for mask in masks]
+    return text, torch.stack([none, *made])[1:], torch.stack(logits)
+
+
+def read_asked(folder):
+    """{case: question and the live model's answer through its heads}; {} where it has none."""
+    from PIL import Image
+    from safetensors import safe_open
+
+    path = os.path.join(folder, ASKED)
+    if not os.path.exists(path):
+        return {}
+    with safe_open(path, "pt") as file:
+        asked = json.loads(file.metadata()["asked"])
+        for case, of in asked.items():
+            of |= {name: file.get_tensor(f"{case}|{name}") for name in ("picture", "region", "logits", "masks")}
+            of["image"] = Image.fromarray(of["picture"].numpy())
+            # A region that is not told in numbers is a mask.
+            of["regions"] = [of["region"] if region is None else region for region in of["regions"]]
+    return asked
+
+
+def against_asked(ask, asked):
+    """As `against_live`, of questions that are answered with heads; and in how many pixels masks are others."""
+    found = {}
+    for case, of in asked.items():
+        text, masks, logits = asked_again(ask, of)
+        alike = logits.shape == of["logits"].shape and masks.shape == of["masks"].shape
+        found[case] = {
+            "max_abs_logit_diff": (logits - of["logits"]).abs().max().item() if alike else float("inf"),
+            "finite": not bool(logits.isnan().any()),
+            "generation_equal": text == of["text"],
+            "mask_pixels_differ": int((masks != of["masks"]).sum()) if alike else of["masks"].numel(),
+        }
+    return found
+
+
 def read_questions(path):
     """(batches in order, how to generate): prompts as tensors, written by `lynx_moe.export.probe`."""
     from safetensors import safe_open
@@ -283,8 +325,7 @@ def written(model, batches, how):
     """Greedy answers to every batch, as lists of token ids behind the prompt."""
     import torch
 
-    dtype = next(model.parameters()).dtype
-    found = {}
+    found, dtype = {}, next(model.parameters()).dtype
     for batch, inputs in batches.items():
         inputs = {
             name: value.to(model.device, dtype if value.is_floating_point() else None, copy=True)
@@ -296,20 +337,22 @@ def written(model, batches, how):
     return found
 
 
+def manifest_of(folder):
+    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
+        return json.load(file)
+
+
 def use_as_many_threads(folder):
     """As the live model had: with another number of threads, CPUs add in another order."""
     import torch
 
-    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
-        wanted = json.load(file).get("reference", {}).get("threads")
-    if wanted:
+    if wanted := manifest_of(folder).get("reference", {}).get("threads"):
         torch.set_num_threads(min(wanted, os.cpu_count() or 1))
 
 
 def compare(folder, device, base="", questions=""):
     """Everything that is checked in the fresh process; `base` and `questions` are left out where they are empty."""
-    with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
-        manifest = json.load(file)
+    manifest = manifest_of(folder)
     wanted, reference, cases = manifest["tensors"], manifest["reference"], read_cases(folder)
     batches, how = read_questions(questions) if questions else ({}, {})
     result, base_hashes, kept = {"cases": {}, "answers": {}}, base_wanted(wanted), {}
@@ -326,9 +369,7 @@ def compare(folder, device, base="", questions=""):
 
     model, info = export_of(folder, device, manifest["route"] == "code", reference.get("attention"))
     state = model.state_dict()
-    changed = sorted(
-        name for name in wanted if name not in state or tensor_sha256(state[name]) != wanted[name]["sha256"]
-    )
+    changed = [name for name in wanted if name not in state or tensor_sha256(state[name]) != wanted[name]["sha256"]]
     result |= {
         "class": type(model).__name__,
         "missing": sorted(info["missing_keys"]),
@@ -336,6 +377,12 @@ def compare(folder, device, base="", questions=""):
         "changed_tensors": sorted([*changed, *(set(state) - set(wanted))]),
         "cases": against_live(model, cases, reference["new_tokens"]),
     }
+    if asked := read_asked(folder):
+        from transformers import AutoProcessor
+
+        ask = functools.partial(model.ask, AutoProcessor.from_pretrained(folder, trust_remote_code=False))
+        with exported_gate(model, "on"):
+            result["cases"] |= against_asked(ask, asked)
     if base:
         result["base"] |= against_base(state, wanted, base_hashes, kept)
         result["gates"] = gates_of(model, reference.get("gates", ["on"]), cases, base_logits)

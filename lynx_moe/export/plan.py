@@ -12,7 +12,7 @@ from types import ModuleType
 from torch import nn
 
 from lynx_moe.errors import ConfigError, ExportError, nearest
-from lynx_moe.export import adapter_only, code, dense, native, vllm
+from lynx_moe.export import adapter_only, code, code_heads, dense, native, vllm
 from lynx_moe.export.built import Built, instantiate
 from lynx_moe.export.cost import Cost, cost_of, cost_of_base, cost_of_live, cost_of_tensors, readable
 from lynx_moe.export.promise import Promise
@@ -86,23 +86,26 @@ class Plan:
         }
 
 
-def plan(peft_model, route: str = "auto", *, gate: str = "auto") -> Plan:
+def plan(peft_model, route: str = "auto", *, gate: str = "auto", processor=None, without_heads: bool = False) -> Plan:
     """Route, host, exactness, size and speed that an export of this model would have; writes nothing that stays.
 
     "auto" takes the first of dense, native, code and adapter that can hold the model. A route without a prompt gate is
-    never taken for a fitted one unless `gate="on"` says that it may ship open (our choice: exactness first).
+    never taken for a fitted one unless `gate="on"` says that it may ship open (our choice: exactness first). Nor is one
+    without a place for the heads that answers need: those have "code" and "adapter" alone.
 
     Args:
         peft_model: what `get_peft_model(vlm, LynxConfig(...))` returned.
         route: one of `ROUTES`.
         gate: "auto" for the prompt gate as trained, "on" for a model whose gate is open on every prompt.
+        processor: the base's; only needed for a model with heads that answers need.
+        without_heads: leave such heads behind; the plan says what is lost.
 
     Raises:
         ConfigError: the route or the gate is unknown.
         ExportError: the model cannot take the route that was asked for; the message has the reason and the next best.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return prepare(read(peft_model), route, gate, Path(folder))[0]
+        return prepare(read(peft_model, processor, without_heads=without_heads), route, gate, Path(folder))[0]
 
 
 def choose(
@@ -119,7 +122,7 @@ def choose(
     _check(gate, GATES, "gate of an export")
     better: dict[str, str] = {}
     for name in ORDER if route not in BY_NAME else (*ORDER, route):
-        reason = (failed or {}).get(name) or _refusal(adapted, name, gate)
+        reason = (failed or {}).get(name) or _refusal(adapted, name, gate, chooses=route == "auto")
         if reason is None and route in ("auto", name):
             promise = _module(name).promise(_with_gate(adapted, name, gate))
             if name != "adapter" and adapted.rounded_buffers and promise.exactness == "bitwise":
@@ -171,7 +174,7 @@ def next_best(adapted: Adapted, route: str, gate: str = "auto") -> str:
     """The route to try where `route` failed: the next in order that does not refuse."""
     names = list(ORDER)
     after = names[names.index(route) + 1 :] if route in names else names
-    return next((name for name in after if _refusal(adapted, name, gate) is None), "adapter")
+    return next((name for name in after if _refusal(adapted, name, gate, chooses=True) is None), "adapter")
 
 
 def _module(route: str) -> ModuleType:
@@ -183,10 +186,13 @@ def _with_gate(adapted: Adapted, route: str, gate: str) -> Adapted:
     return replace(adapted, gate="on") if gate == "on" and route not in ALWAYS_ON else adapted
 
 
-def _refusal(adapted: Adapted, route: str, gate: str) -> str | None:
+def _refusal(adapted: Adapted, route: str, gate: str, *, chooses: bool = False) -> str | None:
+    """Why a model cannot take a route; with `chooses`, also why nobody would choose it who has not asked for it."""
     reason = _module(route).refusal(adapted)
     if reason is None and route in ALWAYS_ON and adapted.gate == "auto" and gate != "on":
         return "it has no place for the fitted per-prompt gate, and would ship with it open on every prompt"
+    if reason is None and route in ALWAYS_ON and adapted.heads and chooses:
+        return f"it has no place for what answers need beside the decoder: {'; '.join(code_heads.lost(adapted.heads))}"
     return reason
 
 
@@ -196,13 +202,16 @@ def _refused(adapted: Adapted, route: str, gate: str, reason: str) -> ExportErro
         fix = "export with route='adapter', or load the base dequantised (on the command line: --dequantise)"
     elif _module(route).refusal(adapted) is None:
         fix += ", which keeps the gate, or with gate='on' to ship it open (on the command line: --gate on)"
+    elif route == "code" and code_heads.refusal(adapted) is not None:
+        fix += ", or leave its heads behind with without_heads=True (on the command line: --without-heads)"
     kind = adapted.base.config.model_type
     return ExportError(f"route {route!r} cannot take this {kind} model", why=reason, fix=fix)
 
 
 def _notes(adapted: Adapted, route: str) -> tuple[str, ...]:
     """What is to be known whatever the route thinks of it."""
-    notes: tuple[str, ...] = ()
+    left = adapted.left | (adapted.heads if route in ALWAYS_ON else {})
+    notes: tuple[str, ...] = tuple(code_heads.lost(left))
     if route != "adapter" and adapted.gate != adapted.config.prompt_gate:
         notes += ("prompt_gate='auto' was never fitted, so it is open for every prompt here and ships on",)
     if route != "adapter" and adapted.rounded_buffers:

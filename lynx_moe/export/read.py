@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lynx_moe.adapter import LynxConfig, LynxLayer, LynxProjection, lynx_layers, lynx_projections, prompt_gate_head
 from lynx_moe.errors import ExportError
+from lynx_moe.export.code_pictures import picture_data
 from lynx_moe.families.ffn import of_the_base
 from lynx_moe.families.find import FfnBlock, find_ffn_blocks
+from lynx_moe.objectives import Objective
+from lynx_moe.objectives.attached import heads_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class Adapted:
         blocks: wrapped blocks by the name that the module has in the base.
         projections: attention projections with a low-rank delta, named likewise; empty without `attention_rank`.
         gate: "auto", "on" or "off"; an "auto" that was never fitted is "on", as the live model has it.
+        heads: those that answers need, by name; none for most. What only training needed is not among them.
+        left: such heads that are left behind because somebody said so.
+        processor: the base's, where it is at hand: the heads' pictures are told by it.
     """
 
     base: nn.Module
@@ -45,6 +52,9 @@ class Adapted:
     blocks: dict[str, LynxLayer]
     projections: dict[str, LynxProjection]
     gate: str
+    heads: dict[str, Objective] = field(default_factory=dict)
+    left: dict[str, Objective] = field(default_factory=dict)
+    processor: Any = None
 
     def branch(self, name: str) -> nn.Module:
         return self.blocks[name].lynx_branch[self.adapter_name]
@@ -59,6 +69,11 @@ class Adapted:
             for name, tensor in self.base.state_dict().items()
             if not any(part.startswith("lynx_") for part in name.split("."))
         }
+
+    @cached_property
+    def pictures(self) -> dict[str, Any] | str:
+        """What `picture_data` says of the processor's pictures."""
+        return picture_data(self.processor)
 
     @property
     def text_config(self):
@@ -141,8 +156,13 @@ class Adapted:
         return ""
 
 
-def read(peft_model) -> Adapted:
+def read(peft_model, processor=None, *, without_heads: bool = False) -> Adapted:
     """Look at a model; nothing is computed or changed.
+
+    Args:
+        peft_model: what `get_peft_model(vlm, LynxConfig(...))` returned.
+        processor: the base's.
+        without_heads: leave out what answers need beside the adapter.
 
     Raises:
         ExportError: it has no LynX adapter, or not exactly one is active.
@@ -176,4 +196,15 @@ def read(peft_model) -> Adapted:
     gate = config.prompt_gate
     if gate == "auto" and not prompt_gate_head(peft_model, name).is_fitted:
         gate = "on"
-    return Adapted(peft_model.get_base_model(), name, config, blocks, projections, gate)
+    heads = {name: head for name, head in heads_of(peft_model).items() if head.serves}
+    return Adapted(
+        peft_model.get_base_model(),
+        name,
+        config,
+        blocks,
+        projections,
+        gate,
+        heads={} if without_heads else heads,
+        left=heads if without_heads else {},
+        processor=processor,
+    )

@@ -39,11 +39,16 @@ def example_inputs(processor) -> dict[str, dict[str, torch.Tensor]]:
             why="without a processor no inputs can be made",
             fix="pass processor=..., or examples={name: model inputs}",
         )
+    picture = drawn_picture()
+    prompts = {"understanding": [UNDERSTANDING], "grounding": [GROUNDING], "both": [UNDERSTANDING, GROUNDING]}
+    return {name: _encode(processor, picture, questions) for name, questions in prompts.items()}
+
+
+def drawn_picture() -> Image.Image:
     picture = Image.new("RGB", (224, 168), "white")
     ImageDraw.Draw(picture).rectangle((40, 60, 90, 110), fill="red")
     ImageDraw.Draw(picture).ellipse((130, 30, 190, 90), fill="blue")
-    prompts = {"understanding": [UNDERSTANDING], "grounding": [GROUNDING], "both": [UNDERSTANDING, GROUNDING]}
-    return {name: _encode(processor, picture, questions) for name, questions in prompts.items()}
+    return picture
 
 
 def random_inputs(base: torch.nn.Module, like: dict[str, torch.Tensor], seed: int = 0) -> dict[str, torch.Tensor]:

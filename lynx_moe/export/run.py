@@ -16,11 +16,13 @@ from lynx_moe.adapter import LynxConfig
 from lynx_moe.data import Record
 from lynx_moe.errors import ExportError
 from lynx_moe.export import adapter_only, back, card, certificate, fresh, reference, vllm
+from lynx_moe.export.asked import record_asked
 from lynx_moe.export.base_pin import digest_of, pin, whereabouts
 from lynx_moe.export.built import Built, account
+from lynx_moe.export.code_heads import dialect_of, mask_word_of
 from lynx_moe.export.evidence import Evidence, adapter_described, base_described
 from lynx_moe.export.out_folder import claimed, give_name, refuse_full_disk
-from lynx_moe.export.plan import Plan, next_best, prepare
+from lynx_moe.export.plan import ALWAYS_ON, Plan, next_best, prepare
 from lynx_moe.export.promise import Promise
 from lynx_moe.export.provenance import Provenance
 from lynx_moe.export.read import Adapted, read
@@ -44,6 +46,7 @@ def export(
     with_probe: bool = False,
     records: Sequence[Record] | None = None,
     base: str | os.PathLike | None = None,
+    without_heads: bool = False,
 ) -> dict:
     """Write a Hugging Face folder of this model that loads without lynx_moe, and prove it before it gets its name.
 
@@ -68,6 +71,7 @@ def export(
         with_probe: draw scenes with synth, keep the live model's boxes on them in the folder, and compare.
         records: held-out records; with them a forget-free certificate is written into the folder.
         base: folder or Hub name of the base, for the certificate; None asks the live model with its adapter off.
+        without_heads: leave heads behind that answers need; the plan says what is lost.
 
     Returns:
         dict: what the plan says (`Plan.as_json`), path, max_abs_logit_diff, generation_equal,
@@ -83,7 +87,7 @@ def export(
     out_dir = Path(out_dir)
     provenance = provenance or Provenance()
     with claimed(out_dir, overwrite) as aside:
-        live = read(peft_model)
+        live = read(peft_model, processor, without_heads=without_heads)
         chosen, adapted, built, model = prepare(live, route, gate, aside)
         print("\n".join([str(chosen), *(f"  note: {note}" for note in provenance.notes)]), flush=True)
         refuse_full_disk(out_dir, chosen.cost.size_bytes)
@@ -97,7 +101,7 @@ def export(
         provenance = replace(provenance, repository=pinned.repository, revision=pinned.revision)
         manifest = _manifest(adapted, chosen, base_hashes)
         if built is None:
-            adapter_only.write(peft_model, aside, base_hashes, pinned)
+            adapter_only.write(peft_model, aside, base_hashes, pinned, with_heads=bool(adapted.heads))
         else:
             manifest["tensors"], manifest["base_tensors"] = account(built, base_hashes)
             if built.adapter is not None:
@@ -108,6 +112,8 @@ def export(
         manifest["reference"] = reference.record(
             peft_model, examples, aside, force_gate_on=forced, new_tokens=new_tokens
         )
+        if manifest["heads"] and processor is not None:
+            record_asked(peft_model, processor, dialect_of(adapted), adapted.heads, aside, new_tokens)
         (aside / fresh.MANIFEST).write_bytes(manifest_bytes(manifest))
         evidence.ask(peft_model, aside, gate_on=forced)
         if chosen.route == "adapter":
@@ -156,6 +162,8 @@ def _manifest(adapted: Adapted, chosen: Plan, base_hashes: dict[str, str]) -> di
         "route": chosen.route,
         "host": chosen.host,
         "dialect": adapted.config.dialect,
+        "mask_word": mask_word_of(adapted),
+        "heads": [] if chosen.route in ALWAYS_ON else sorted(adapted.heads),
         "plan": chosen.as_json(),
         "base_sha256": digest_of(base_hashes),
         "base": base_described(adapted),
@@ -235,6 +243,7 @@ def _report(chosen: Plan, manifest: dict, found: dict, provenance: Provenance) -
         **plan,
         "reasons": [*plan["reasons"], *provenance.notes],
         "dialect": manifest["dialect"],
+        "heads": manifest["heads"],
         "base_sha256": manifest["base_sha256"],
         "base_tensors": manifest["base_tensors"],
         **{key: found[key] for key in ("max_abs_logit_diff", "generation_equal", "loaded_without_lynx_moe", "cases")},

@@ -19,10 +19,12 @@ from lynx_moe.data import Record
 from lynx_moe.errors import ExportError
 from lynx_moe.export import certificate, fresh, probe
 from lynx_moe.export.adapter_only import BASE_HASHES
+from lynx_moe.export.asked import live_ask
 from lynx_moe.export.probe import Asked
 from lynx_moe.export.tampering import FileHash, describe, where
-from lynx_moe.families.dialects import get_dialect
+from lynx_moe.families.dialects import Dialect, get_dialect
 from lynx_moe.families.templates import give_template
+from lynx_moe.objectives.attached import attach_serving
 
 # Largest logit difference allowed, relative to the largest logit (our choice): float32 differs by the order of
 # additions only; half precision rounds each of them, and a misplaced tensor moves logits by far more.
@@ -104,18 +106,30 @@ def _questions(folder: Path, manifest: dict, base, records) -> tuple[Asked | Non
     sets = {name: of for name, of in (("probe", scenes), ("held-out", records)) if of}
     if not sets or (manifest["route"] == "adapter" and base is None):
         return None, live
-    from transformers import AutoProcessor, GenerationConfig
+    from transformers import GenerationConfig
 
-    # The processor needs no code of the folder; left unsaid, transformers would stop and ask at the terminal.
     home = str(base) if manifest["route"] == "adapter" else str(folder)
-    processor = AutoProcessor.from_pretrained(home, trust_remote_code=False)
-    give_template(processor)
+    processor = _processor(home)
     try:
         settings = GenerationConfig.from_pretrained(home)
     except OSError:
         settings = GenerationConfig()
+    dialect = _dialect(manifest, processor)
     ends = probe.ends_of(SimpleNamespace(generation_config=settings), processor)
-    return Asked(processor, get_dialect(manifest["dialect"] or "percent", processor), sets, ends), live
+    return Asked(processor, dialect, sets, ends), live
+
+
+def _processor(home: str):
+    from transformers import AutoProcessor
+
+    # It needs no code of the folder; left unsaid, transformers would stop and ask at the terminal.
+    processor = AutoProcessor.from_pretrained(home, trust_remote_code=False)
+    give_template(processor)
+    return processor
+
+
+def _dialect(manifest: dict, processor) -> Dialect:
+    return get_dialect(manifest["dialect"] or "percent", processor, manifest.get("mask_word"))
 
 
 def judged(found: dict, asked: Asked | None, live: Sequence[str], before: Sequence[str] | None = None) -> dict:
@@ -218,7 +232,13 @@ def check_adapter(folder: Path, manifest: dict, base, asked: Asked | None, devic
         if result["base"]["differs"] is None:
             result["answers"]["base"] = fresh.written(original, batches, how)
             model = load_adapter(original, folder)
+            attach_serving(model, folder)
             result["cases"] = fresh.against_live(model, cases, reference["new_tokens"])
+            if through_heads := fresh.read_asked(folder):
+                processor = _processor(_place(base))
+                with set_gate(model, True):
+                    ask = live_ask(model, processor, _dialect(manifest, processor))
+                    result["cases"] |= fresh.against_asked(ask, through_heads)
             result["gates"] = fresh.gates_of(model, reference["gates"], cases, base_logits, _live_gate)
             result["answers"]["export"] = fresh.written(model, batches, how)
             result["base"] |= {"identical": sorted(wanted), "shards": files}
@@ -270,6 +290,9 @@ def complaints(result: dict, manifest: dict) -> list[str]:
     exact = reference["dtype"] in ("float32", "float64")
     if not result["generation_equal"] and exact:
         found.append("greedy generation differs from the live model's")
+    apart = sum(case.get("mask_pixels_differ", 0) for case in result["cases"].values())
+    if apart and exact:
+        found.append(f"masks differ from the live model's in {apart} pixels")
     if not result["loaded_without_lynx_moe"] and manifest["route"] not in ("adapter", "vllm"):
         found.append("lynx_moe or peft was imported")
     base = result.get("base", {})
