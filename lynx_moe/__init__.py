@@ -15,6 +15,7 @@ _HOMES = {
     "record_routing": "lynx_moe.adapter.recording",
     "Box": "lynx_moe.grounding",
     "Grounder": "lynx_moe.grounding.grounder",
+    "Embedder": "lynx_moe.evaluation.scoring.embedder",
 }
 
 __all__ = [*_HOMES, "__version__"]

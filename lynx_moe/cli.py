@@ -1,4 +1,5 @@
-"""The command line: `lynx-moe quickstart | doctor | evaluate | report | export | unexport | verify | families | bench`.
+"""The command line: `lynx-moe quickstart | doctor | evaluate | report | perception | export | unexport | verify |
+families | bench`.
 
 Each takes `--json FILE`. Nothing heavy is imported until a command runs, so `--help` answers at once.
 """
@@ -75,6 +76,16 @@ def build_parser() -> argparse.ArgumentParser:
     page.add_argument("folders", nargs="+", metavar="FOLDER", help="output folders of sweeps or of single runs")
     page.add_argument("--tolerance", type=float, default=1.0, metavar="POINTS", help="retention that may be lost (1.0)")
     page.add_argument("--out", metavar="FOLDER", help="where to write (default: report/ in the first folder)")
+
+    seen = add("perception", run_perception, "one frozen encoder, many readers: who sees how two things lie")
+    seen.add_argument("--base", default="pkg://lynx_moe.pocket/weights", help="a base VLM (%(default)s)")
+    seen.add_argument("--data", default="outputs/perception/data", help="made when missing (default %(default)s)")
+    seen.add_argument("--out", default="outputs/perception", help="folder of the table (default %(default)s)")
+    seen.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default %(default)s")
+    seen.add_argument("--epochs", type=at_least_one, default=2, help="over the training pairs (default %(default)s)")
+    seen.add_argument("--limit", type=at_least_one, metavar="SETS", help="sets of four pictures to learn from (all)")
+    seen.add_argument("--measured", type=at_least_one, metavar="SETS", help="sets to measure on (default all)")
+    seen.add_argument("--layers", default="upper_half", help="of the new experts (default %(default)s)")
 
     export_cli.add_commands(add)
 
@@ -169,6 +180,14 @@ def run_report(given: argparse.Namespace) -> dict:
     made = report(given.folders, given.out, tolerance=given.tolerance)
     print(f"{made['pick']['headline']}\n{made['pick']['why']}\n{made['page']}")
     return {"ok": True, **made}
+
+
+def run_perception(given: argparse.Namespace) -> dict:
+    from lynx_moe.perception import Comparison, perception, written
+
+    names = ("base", "data", "epochs", "limit", "measured", "layers")
+    chosen = Comparison(**{name: getattr(given, name) for name in names}, seeds=tuple(given.seeds))
+    return {"ok": True, **written(perception(chosen), Path(given.out))}
 
 
 def run_families(given: argparse.Namespace) -> dict:

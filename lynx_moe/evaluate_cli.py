@@ -359,7 +359,7 @@ def own_dialect(given: argparse.Namespace, loaded: Loaded, places: bool) -> Load
     family = loaded.model.config.model_type
     known = [name for name in DIALECTS if family in DIALECTS.get(name).families]
     if known:
-        return dataclasses.replace(loaded, dialect=get_dialect(known[0], loaded.processor))
+        return dataclasses.replace(loaded, dialect=get_dialect(known[0], loaded.processor, loaded.dialect.mask_word))
     if places:
         raise ConfigError(
             f"no dialect is known for {family!r}, the family of this model",
@@ -384,4 +384,5 @@ def scorer_of(given: argparse.Namespace, loaded: Loaded):
         # A name that it has not is refused where it is made, with the nearest one.
         wanted = str(taken[option].annotation) if option in taken else "str"
         options[option] = typed(wanted, value, f"{option} of the scorer {name}")
-    return make_scorer(name, loaded.model, loaded.processor, **options)
+    learned = SCORERS.get(name).learned(loaded.objectives)
+    return make_scorer(name, loaded.model, loaded.processor, **{**learned, **options})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Loaded:
         processor: the base's.
         dialect: how it writes boxes, in the frame of its processor.
         notes: what an export of it should say of how it was loaded.
+        objectives: settings of each objective beside the answer that it was trained with, by name, where it says so.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Loaded:
     processor: Any
     dialect: Any
     notes: tuple[str, ...] = ()
+    objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def adapted(self) -> bool:
@@ -120,7 +122,7 @@ def _run(
     folder: Path, base_path: str | Path | None, dialect: str | None, dtype: str | None, dequantise: bool, adapter: Path
 ) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
-    from lynx_moe.objectives.attached import attach_serving
+    from lynx_moe.objectives.attached import attach_serving, settings_of
     from lynx_moe.training.base import load_base
     from lynx_moe.training.checkpoints import fault_of
     from lynx_moe.training.settings import ModelSettings, QuantSettings
@@ -138,13 +140,14 @@ def _run(
         )
     model = load_adapter(base, adapter)
     attach_serving(model, adapter)
-    return replace(_loaded("run", model, processor, dialect or settings.dialect), notes=notes)
+    found = _loaded("run", model, processor, dialect or settings.dialect)
+    return replace(found, notes=notes, objectives=settings_of(adapter))
 
 
 def _adapter(folder: Path, base: str | Path | None, dialect: str | None, dtype: str | None, dequantise: bool) -> Loaded:
     from lynx_moe.adapter.loading import load_adapter
     from lynx_moe.export.base_pin import refuse_another_base
-    from lynx_moe.objectives.attached import attach_serving
+    from lynx_moe.objectives.attached import attach_serving, settings_of
 
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -168,7 +171,8 @@ def _adapter(folder: Path, base: str | Path | None, dialect: str | None, dtype: 
     notes = _dequantised(found.model) if dequantise else ()
     model = load_adapter(found.model, folder)
     attach_serving(model, folder)
-    return replace(_loaded("adapter", model, found.processor, found.dialect.name), notes=notes)
+    made = _loaded("adapter", model, found.processor, found.dialect.name)
+    return replace(made, notes=notes, objectives=settings_of(folder))
 
 
 def _dequantised(base: Any) -> tuple[str, ...]:
@@ -262,7 +266,8 @@ def _export(folder: Path, dialect: str | None, dtype: str | None, trust_remote_c
             why="files are missing or damaged",
             fix=f"lynx-moe verify {folder} names the changed files",
         ) from problem
-    return _loaded("export", model.eval(), processor, dialect or manifest.get("dialect"))
+    word = manifest.get("mask_word")
+    return _loaded("export", model.eval(), processor, dialect or manifest.get("dialect"), word)
 
 
 def _base(path: str, dialect: str | None, dtype: str | None) -> Loaded:
@@ -273,7 +278,9 @@ def _base(path: str, dialect: str | None, dtype: str | None) -> Loaded:
     return _loaded("base", model, processor, dialect)
 
 
-def _loaded(kind: str, model: Any, processor: Any, dialect: str | None) -> Loaded:
+def _loaded(kind: str, model: Any, processor: Any, dialect: str | None, mask_word: str | None = None) -> Loaded:
     from lynx_moe.families.dialects import get_dialect
+    from lynx_moe.objectives.masks import mask_word_of
 
-    return Loaded(kind=kind, model=model, processor=processor, dialect=get_dialect(dialect or "percent", processor))
+    speaks = get_dialect(dialect or "percent", processor, mask_word or mask_word_of(model))
+    return Loaded(kind=kind, model=model, processor=processor, dialect=speaks)

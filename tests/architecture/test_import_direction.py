@@ -10,6 +10,7 @@ MAY_IMPORT = {
     "registry": {"errors"},
     "interval": set(),
     "whole": {"errors"},
+    "tensor_store": {"errors", "whole"},
     "peft_hook": {"adapter"},
     "ops": BASE,
     "grounding": BASE,
@@ -17,33 +18,38 @@ MAY_IMPORT = {
     "adapter": BASE | {"ops", "grounding", "families"},
     "data": BASE | {"grounding", "families"},
     "evaluation": BASE | {"grounding", "families", "data", "objectives", "interval", "whole"},
-    "objectives": BASE | {"ops", "grounding", "families", "adapter", "data"},
+    "objectives": BASE | {"ops", "grounding", "families", "adapter", "data", "tensor_store"},
     "export": BASE
     | {"ops", "grounding", "families", "adapter", "data", "objectives", "evaluation", "interval", "whole"},
     "integrations": BASE | {"adapter"},
     # Nobody imports the pocket base: it is reached as pkg://lynx_moe.pocket/weights, like a base in any other package.
     "pocket": BASE | {"grounding", "families", "data", "evaluation"},
-    "training": BASE | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives", "whole"},
+    "training": BASE
+    | {"ops", "grounding", "families", "adapter", "data", "evaluation", "objectives", "tensor_store", "whole"},
 }
 # Reads what runs leave behind, and loads no model.
 MAY_IMPORT["report"] = BASE | {"interval", "whole", "training"}
 # Opens anything that can answer; only programs and, inside its functions, the Grounder use it.
 MAY_IMPORT["loading"] = MAY_IMPORT["training"] | {"training", "export"}
+# A study of its own on top of all; only the command line calls it.
+MAY_IMPORT["perception"] = MAY_IMPORT["training"] | {"training"}
 # Looks at a training before it starts; only the command line calls it.
 MAY_IMPORT["doctor"] = MAY_IMPORT["training"] | {"training"}
 # Measures what is there; only the command line calls it.
 MAY_IMPORT["bench"] = MAY_IMPORT["loading"] | {"loading"}
 # Programs, not library: they put the rooms together and nothing may import them.
-PROGRAMS = {"cli", "evaluate_cli", "export_cli", "family_table", "quickstart"}
+PROGRAMS = {"cli", "evaluate_cli", "export_cli", "family_table", "quickstart", "reconstruction_sheet"}
 # One file, one reason each.
 EXCEPTIONS = {
     # The public one-line way to point: it loads a model, so it reaches up, inside its functions only.
-    "lynx_moe/grounding/grounder.py": {"families", "data", "evaluation", "loading"},
+    "lynx_moe/grounding/grounder.py": {"families", "data", "evaluation", "loading", "objectives"},
+    # The public one-line way to embed, likewise.
+    "lynx_moe/evaluation/scoring/embedder.py": {"loading"},
     # Another harness names a path, and this opens it, inside functions only.
     "lynx_moe/integrations/lmms_eval.py": {"data", "evaluation", "loading"},
 }
 HEAVY_HOMES = {"peft": "lynx_moe/adapter/"}
-ONE_IMPORTER = ["deepspeed", "bitsandbytes", "gradio", "ray", "httpx2", "pybullet", "optuna"]
+ONE_IMPORTER = ["deepspeed", "bitsandbytes", "gradio", "ray", "httpx2", "pybullet", "optuna", "timm"]
 
 
 def room(path: str) -> str:
