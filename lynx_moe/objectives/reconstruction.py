@@ -32,7 +32,7 @@ from lynx_moe.families.picture_grid import picture_grid
 from lynx_moe.objectives.base import OBJECTIVES, Objective
 from lynx_moe.objectives.denoiser import Denoiser, Regressor
 from lynx_moe.objectives.grids import COLUMN, NAMES, ROW, grid_targets
-from lynx_moe.objectives.seen import PICTURE, Pictures
+from lynx_moe.objectives.seen import PICTURE, Pictures, in_window
 from lynx_moe.objectives.tokenizers import TOKENIZERS, Tokenizer
 from lynx_moe.ops.diffusion import cosine_alpha_bar, mean_square, q_sample
 from lynx_moe.tensor_store import TensorStore
@@ -63,11 +63,8 @@ class PictureTargets(TargetMaker):
     def of_image(self, processor: Any, image: Image.Image) -> dict[str, np.ndarray]:
         """(1, 3, rows * cell, columns * cell) uint8 RGB of the window that the grid covers, grey beside the picture."""
         grid = picture_grid(processor, image.size)
-        left, top, width, height = grid.window
-        shown = Image.new("RGB", (round(width), round(height)), GREY)
-        shown.paste(image.convert("RGB"), (-round(left), -round(top)))
-        shown = shown.resize((grid.columns * self.cell, grid.rows * self.cell), Image.Resampling.BILINEAR)
-        return {PICTURE: np.asarray(shown).transpose(2, 0, 1)[None].copy()}
+        size = grid.columns * self.cell, grid.rows * self.cell
+        return {PICTURE: in_window(image, grid.window, size, GREY)[None]}
 
 
 @OBJECTIVES.register("reconstruction")

@@ -1,10 +1,12 @@
-"""The pictures of a batch beside the states of their tokens: what an objective that tells pictures again reads."""
+"""What objectives that read pictures read: the window that the model sees, and pictures beside their tokens' states."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lynx_moe.data.targets import TARGET
@@ -12,6 +14,19 @@ from lynx_moe.errors import RecordError
 from lynx_moe.objectives.grids import Grids
 
 PICTURE = f"{TARGET}picture"  # uint8, of the pictures of a batch
+
+
+def in_window(
+    image: Image.Image, window: tuple[float, float, float, float], size: tuple[int, int], colour: tuple[int, int, int]
+) -> np.ndarray:
+    """(3, height, width) uint8: a window (left, top, width, height) of a picture at `size` (width, height).
+
+    It is squeezed where the sides are not in its proportion, and of `colour` where it is larger than the picture.
+    """
+    left, top, width, height = window
+    shown = Image.new("RGB", (max(1, round(width)), max(1, round(height))), colour)
+    shown.paste(image.convert("RGB"), (-round(left), -round(top)))
+    return np.asarray(shown.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1).copy()
 
 
 @dataclass(frozen=True)

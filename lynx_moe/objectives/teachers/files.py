@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lynx_moe.errors import ConfigError, FamilyError
+from lynx_moe.objectives.seen import in_window
 
 
 def teacher_folder(path: str) -> Path:
@@ -92,13 +93,7 @@ class Preparing:
         """(3, H, W) uint8: a window (left, top, width, height) of a picture at the teacher's size, squeezed where the
         sides are not in its proportion; where the window is larger than the picture, in the teacher's mean colour.
         """
-        left, top, width, height = window
-        canvas = Image.new(
-            "RGB", (max(1, round(width)), max(1, round(height))), tuple(round(255 * m) for m in self.mean)
-        )
-        canvas.paste(image.convert("RGB"), (-round(left), -round(top)))
-        seen = canvas.resize((self.width, self.height), Image.Resampling.BILINEAR)
-        return np.ascontiguousarray(np.asarray(seen).transpose(2, 0, 1))
+        return in_window(image, window, (self.width, self.height), tuple(round(255 * m) for m in self.mean))
 
     def normalised(self, pictures_P3HW: Tensor) -> Tensor:
         """(P, 3, H, W) float32 as the teacher takes them, of uint8 ones."""
