@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from lynx_moe.data import Record
 from lynx_moe.data.prompts import STEP
 from lynx_moe.evaluation.token_text import ending_token
 from lynx_moe.families.dialects import Dialect, Parsed
+from lynx_moe.families.picture_grid import picture_grid
 from lynx_moe.grounding import Mask
 from lynx_moe.grounding.mask_cells import from_cells
 from lynx_moe.grounding.outlines import drawn
@@ -35,9 +37,12 @@ def spoken_masks(
     """
     words = [word for row, answer in enumerate(answers) for word in _words(row, answer, processor, dialect, records)]
     found: list[list[Mask | None]] = [[] for _ in answers]
+    window = dialect.geometry.window
+    if states.head.tiles:  # the processor has to be asked, which takes as long as some answers: once per size
+        window = cache(lambda size: picture_grid(processor, size, True).window)
     for (row, _, picture), cells in zip(words, states.cells(words) if words else (), strict=True):
         size = records[row].sizes[picture] if cells is not None else None
-        whole = None if size is None else from_cells(cells, dialect.geometry.window(size), size)
+        whole = None if size is None else from_cells(cells, window(size), size)
         found[row].append(None if whole is None else Mask.of_array(whole))
     return [tuple(masks) for masks in found]
 

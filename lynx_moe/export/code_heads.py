@@ -72,6 +72,8 @@ def refusal(adapted: Adapted) -> str | None:
     unknown = sorted(adapted.heads.keys() - HEADS.keys())
     if unknown:
         return f"answers need the head {unknown[0]!r}, whose arithmetic the file has no words for"
+    if "masks" in adapted.heads and adapted.heads["masks"].tiles:
+        return "its masks are read at the tokens of all tiles, and the file tells the overview's alone"
     if adapted.base.config.is_encoder_decoder:
         return "its heads read picture and answer in one sequence, and an encoder-decoder has two"
     return adapted.pictures if isinstance(adapted.pictures, str) else None

@@ -146,6 +146,12 @@ class Distil(Objective):
                 why="the map is made by the head for masks",
                 fix="+objective/extra=[masks,distil], or objective.distil.high=0",
             )
+        if heads["masks"].tiles:
+            raise ConfigError(
+                "objective.distil.high teaches the map of the overview, and objective.masks.tiles reads all tiles",
+                why="the teacher sees the window that the overview covers",
+                fix="objective.masks.tiles=false, or objective.distil.high=0",
+            )
         self._masks = (heads["masks"],)
         self.projections["high"] = nn.Linear(heads["masks"].channels, self.taught["high"].shape[0])
 

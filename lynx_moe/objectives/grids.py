@@ -15,18 +15,26 @@ from lynx_moe.families.picture_grid import picture_grid
 
 ROW, COLUMN = f"{TARGET}grid_row", f"{TARGET}grid_column"
 NAMES = {ROW: torch.int16, COLUMN: torch.int16}  # counted from 1; 0: the token is no cell
+# The same of the grid of all tiles: objectives that read the overview may stand beside one that reads these.
+FINEST_NAMES = {f"{TARGET}tile_row": torch.int16, f"{TARGET}tile_column": torch.int16}
 
 
-def grid_targets(processor: Any, size: tuple[int, int]) -> dict[str, np.ndarray]:
+def grid_targets(processor: Any, size: tuple[int, int], finest: bool = False) -> dict[str, np.ndarray]:
     """(P,) row and column, from 1, of each token of a picture of `size` in its grid; 0 for tokens beside it.
+
+    Args:
+        finest: the grid of all tiles where there is one (`picture_grid`), by `FINEST_NAMES`; else by `NAMES`.
 
     Raises:
         FamilyError: this family's picture tokens lie on no grid.
     """
-    grid = picture_grid(processor, size)
-    row, column = np.divmod(np.arange(grid.rows * grid.columns), grid.columns)
-    made = {name: np.zeros(grid.num_tokens, dtype=np.int16) for name in NAMES}
-    made[ROW][grid.places], made[COLUMN][grid.places] = row + 1, column + 1
+    grid = picture_grid(processor, size, finest)
+    made = {}
+    for name, place in zip(
+        FINEST_NAMES if finest else NAMES, np.divmod(np.arange(grid.rows * grid.columns), grid.columns), strict=True
+    ):
+        made[name] = np.zeros(grid.num_tokens, dtype=np.int16)
+        made[name][grid.places] = place + 1
     return made
 
 
@@ -46,9 +54,9 @@ class Grids:
     _column_BL: Tensor
 
     @classmethod
-    def of(cls, batch: dict[str, Tensor]) -> Grids:
-        """The grids of a batch with the targets `NAMES`; a picture's first cell begins it."""
-        row_BL, column_BL = batch[ROW].long(), batch[COLUMN].long()
+    def of(cls, batch: dict[str, Tensor], finest: bool = False) -> Grids:
+        """The grids of a batch with the targets `NAMES`, or `FINEST_NAMES`; a picture's first cell begins it."""
+        row_BL, column_BL = (batch[name].long() for name in (FINEST_NAMES if finest else NAMES))
         begins_BL = (row_BL == 1) & (column_BL == 1)
         own_BL = begins_BL.long().cumsum(dim=1)
         before_B = own_BL[:, -1].cumsum(0) - own_BL[:, -1]

@@ -39,7 +39,7 @@ from lynx_moe.families.picture_grid import PictureGrid, picture_grid
 from lynx_moe.grounding.mask_cells import to_cells
 from lynx_moe.objectives.attached import heads_of
 from lynx_moe.objectives.base import OBJECTIVES, Objective, at_items
-from lynx_moe.objectives.grids import NAMES, Grids, grid_targets
+from lynx_moe.objectives.grids import FINEST_NAMES, NAMES, Grids, grid_targets
 from lynx_moe.objectives.upsampling import Upsampling, blocks_for
 from lynx_moe.ops.masks import dice_loss, mask_bce, mask_iou
 
@@ -52,15 +52,15 @@ class MaskTargets(TargetMaker):
     """Which tokens end a mask's word, the masks on the fine cells of their pictures, and where picture tokens lie.
 
     Args:
-        blocks: of the upsampling.
+        blocks: of the upsampling. tiles: cells are those of all tiles, where a picture has such.
     """
 
     objective = "masks"
     looks_for = "an answer that speaks of a thing by its mask: {mask:0}"
 
-    def __init__(self, blocks: int):
-        self.names = {MASK: torch.int8, **NAMES}
-        self.finer = 2**blocks
+    def __init__(self, blocks: int, tiles: bool = False):
+        self.names = {MASK: torch.int8, **(FINEST_NAMES if tiles else NAMES)}
+        self.finer, self.tiles = 2**blocks, tiles
         self._grids: dict[tuple[int, int], PictureGrid] = {}
 
     def of_text(self, told: Told) -> list[Target]:
@@ -86,7 +86,7 @@ class MaskTargets(TargetMaker):
         return list(found.values())
 
     def of_picture(self, processor: Any, size: tuple[int, int]) -> dict[str, np.ndarray]:
-        return grid_targets(processor, size)
+        return grid_targets(processor, size, self.tiles)
 
     def of_items(self, processor: Any, items: Sequence[Any]) -> dict[str, np.ndarray]:
         made = [self._cells(processor, mask.array(), size) for mask, size in items]
@@ -98,7 +98,7 @@ class MaskTargets(TargetMaker):
 
     def _cells(self, processor: Any, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         if size not in self._grids:
-            self._grids[size] = picture_grid(processor, size)
+            self._grids[size] = picture_grid(processor, size, self.tiles)
         grid = self._grids[size]
         return to_cells(mask, grid.window, grid.rows * self.finer, grid.columns * self.finer)
 
@@ -115,6 +115,7 @@ class Masks(Objective):
         bce, dice: weight of each term.
         channels: width of the fine map, and of the dot product.
         blocks: of the upsampling; each doubles rows and columns.
+        tiles: read the tokens of all tiles, where a picture has such, in place of the overview's.
         word: what is written for a mask; the dialect's business.
     """
 
@@ -131,9 +132,11 @@ class Masks(Objective):
         bce: float = 2.0,
         dice: float = 0.5,
         channels: int = 64,
+        tiles: bool = False,
         word: str = "[SEG]",
     ):
         super().__init__()
+        self.tiles = tiles
         self.weights = (weight * bce, weight * dice, 0.0, 0.0)
         self.channels = channels
         self.upsampling = Upsampling(width, channels, blocks)
@@ -150,18 +153,18 @@ class Masks(Objective):
             )
         if settings["blocks"] is not None:
             return settings
-        return settings | {"blocks": blocks_for(picture_grid(processor, BLOCKS_ASKED_AT))}
+        return settings | {"blocks": blocks_for(picture_grid(processor, BLOCKS_ASKED_AT, settings["tiles"]))}
 
     @classmethod
     def target_maker(cls, settings: dict[str, Any]) -> TargetMaker:
-        return MaskTargets(settings["blocks"])
+        return MaskTargets(settings["blocks"], settings.get("tiles", False))
 
     def counts(self, batch: dict[str, Tensor]) -> Tensor:
         return (batch[MASK] > 0).sum().float().expand(len(self.terms))
 
     def forward(self, states_BLD: Tensor, batch: dict[str, Tensor]) -> Tensor:
         rows_M, places_M = (batch[MASK] > 0).nonzero(as_tuple=True)
-        grids = Grids.of(batch)
+        grids = Grids.of(batch, self.tiles)
         picture_M = grids.picture_BL[rows_M, places_M] - (batch[MASK][rows_M, places_M].long() - 1)
         logits_MHW, inside_MHW = self.logits(at_items(states_BLD, rows_M, places_M), states_BLD, grids, picture_M)
         true_MHW = batch[CELLS]
@@ -257,7 +260,7 @@ class AnswerStates:
             words: row of the batch, which token of its answer ends the word, and which of the row's pictures it is of,
                 counted from the first.
         """
-        grids = Grids.of(self.batch)
+        grids = Grids.of(self.batch, self.head.tiles)
         first = {row: number for number, row in reversed(list(enumerate(grids.row_P.tolist())))}
         known = [w for w in words if w[1] + 1 < len(self.states) and w[0] in first and self._is_open(w[0])]
         if not known:

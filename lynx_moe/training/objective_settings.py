@@ -47,6 +47,9 @@ class MasksSettings(Checked):
     blocks: int | None = setting(
         None, "how often the map's rows and columns are doubled; null: until a cell has 4 pixels of the input", low=0
     )
+    tiles: bool = setting(
+        False, "read the tokens of all tiles where a picture has such, finer and slower; else those of the overview"
+    )
     word: str = setting("[SEG]", "what answers write for a mask; one word, spelled in the base's own tokens")
 
     def __post_init__(self) -> None:

@@ -17,14 +17,16 @@ from lynx_moe.evaluation.protocols.base import Reply
 from lynx_moe.evaluation.protocols.reply_mask import reply_mask
 from lynx_moe.families.dialects import Parsed, get_dialect
 from lynx_moe.families.last_states import last_states
+from lynx_moe.families.picture_grid import picture_grid
 from lynx_moe.grounding import Mask
 from lynx_moe.grounding.grounder import Grounder
 from lynx_moe.grounding.mask_cells import from_cells
 from lynx_moe.objectives.attached import attach_objectives
 from lynx_moe.objectives.base import at_items
 from lynx_moe.objectives.grids import Grids
-from lynx_moe.objectives.masks import MASK
-from tests.tiny import tiny_llava_with_processor
+from lynx_moe.objectives.masks import MASK, MaskTargets
+from tests.families.test_picture_grid import llava_next
+from tests.tiny import CHAT_TEMPLATE, tiny_llava_with_processor
 
 WORD = "[dog]"  # the tiny tokenizer cannot spell "[SEG]"
 SIZES = [(48, 32), (32, 40), (64, 64)]
@@ -55,9 +57,19 @@ def record(number=0, answer="it is {mask:0}.", **more) -> Record:
 
 @pytest.fixture(scope="module")
 def parts():
-    vlm, processor = tiny_llava_with_processor()
+    return headed(*tiny_llava_with_processor())
+
+
+@pytest.fixture(scope="module")
+def tiled_parts():
+    vlm, processor = llava_next()
+    processor.chat_template = CHAT_TEMPLATE
+    return headed(vlm, processor, seed=4, tiles=True)
+
+
+def headed(vlm, processor, seed=0, **more):
     model = get_peft_model(vlm, LynxConfig(prompt_gate="on", expert_width=8)).eval()
-    attach_objectives(model, {"masks": HEAD})
+    attach_objectives(model, {"masks": HEAD | more}, seed)
     head = model.base_model.lynx_heads["masks"]
     with torch.no_grad():  # a fresh head says nothing clearly
         head.query[2].weight.mul_(30)
@@ -104,18 +116,19 @@ def whole(parts, chosen) -> list[np.ndarray]:
     """The masks of the true answer's words, from one forward over all of it."""
     model, builder = parts
     head = model.base_model.lynx_heads["masks"]
-    builder = builder.with_targets([head.target_maker(HEAD)])
+    builder = builder.with_targets([head.target_maker(head.settings)])
     batch = Collator(builder.processor)([builder(chosen)])
-    inputs = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask", "pixel_values")}
+    taken = ("input_ids", "attention_mask", "pixel_values", "image_sizes")
     with torch.no_grad(), last_states(model.get_base_model()) as seen:
-        model(**inputs)
-        states, grids = seen.over(batch["input_ids"]), Grids.of(batch)
+        model(**{name: value for name, value in batch.items() if name in taken})
+        states, grids = seen.over(batch["input_ids"]), Grids.of(batch, head.tiles)
         rows, places = (batch[MASK] > 0).nonzero(as_tuple=True)
         picture_M = grids.picture_BL[rows, places] - batch[MASK][rows, places].long() + 1
         logits, _ = head.logits(at_items(states, rows, places), states, grids, picture_M)
     sizes = [chosen.sizes[int(number)] for number in picture_M]
-    window = builder.dialect.geometry.window
-    return [from_cells(p.sigmoid().numpy(), window(size), size) for p, size in zip(logits, sizes, strict=True)]
+    windows = [picture_grid(builder.processor, size, head.tiles).window for size in sizes]
+    found = zip(logits, windows, sizes, strict=True)
+    return [from_cells(cells.sigmoid().numpy(), window, size) for cells, window, size in found]
 
 
 def assert_same(masks, expected):
@@ -136,6 +149,15 @@ def test_masks_are_those_of_one_forward_over_the_whole_answer(parts, monkeypatch
     assert [answer.text for answer in found] == said
     for answer, each in zip(found, records, strict=True):
         assert_same(answer.masks, whole(parts, each) if each.masks else [])
+
+
+def test_masks_of_all_tiles_are_those_of_one_forward_and_finer_than_the_overviews(tiled_parts, monkeypatch):
+    (answer,) = answers(tiled_parts, monkeypatch, [tall := record(1)], ["it is [dog]."])
+    assert_same(answer.masks, whole(tiled_parts, tall))
+    processor = tiled_parts[1].processor
+    cells = {tiles: MaskTargets(1, tiles).of_items(processor, [(tall.masks[0], tall.size)]) for tiles in (False, True)}
+    overview, tiles = (cells[which]["target_mask_cells"].shape[1:] for which in (False, True))
+    assert tiles[0] > overview[0] and tiles[1] >= overview[1]
 
 
 def test_a_step_speaks_of_its_own_picture_and_the_answer_of_the_records(parts, monkeypatch):

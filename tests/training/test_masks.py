@@ -73,10 +73,10 @@ def settings_of(base_folder: str, folder: str, out: Path, **trainer) -> Settings
     return settings
 
 
-def parts_of(made_parts, folder: str):
+def parts_of(made_parts, folder: str, tiles: bool = False):
     model, processor = made_parts
     processor.chat_template = CHAT_TEMPLATE
-    builder = SampleBuilder(processor, get_dialect("percent", processor, WORD), targets=[MaskTargets(1)])
+    builder = SampleBuilder(processor, get_dialect("percent", processor, WORD), targets=[MaskTargets(1, tiles)])
     return model, list(SampleDataset(load_records(folder, "train"), builder)), Collator(processor)
 
 
@@ -85,9 +85,9 @@ def parts(mask_folder):
     return parts_of(tiny_llava_with_processor(), mask_folder)
 
 
-def headed(vlm):
+def headed(vlm, **more):
     model = awake(vlm, **NO_PENALTY)
-    attach_objectives(model, {"masks": HEAD})
+    attach_objectives(model, {"masks": HEAD | more})
     return model
 
 
@@ -124,11 +124,15 @@ def test_adapter_off_gives_the_bases_bits_with_the_head_attached(parts):
         assert torch.equal(model(**inputs).logits, vlm(**inputs).logits)
 
 
-@pytest.mark.parametrize("make", [qwen2_5_vl, llava_next], ids=["merged tokens", "tiles"])
-def test_families_with_merged_tokens_and_tiles_learn_masks(make, tmp_path):
+@pytest.mark.parametrize(
+    "make, tiles",
+    [(qwen2_5_vl, False), (llava_next, False), (llava_next, True)],
+    ids=["merged tokens", "overview", "all tiles"],
+)
+def test_families_with_merged_tokens_and_tiles_learn_masks(make, tiles, tmp_path):
     folder = write_folder(tmp_path / "data", [outlined(0, 2, (48, 32)), outlined(2, 2, (40, 64))])
-    vlm, samples, collate = parts_of(make(), str(folder))
-    model = headed(vlm)
+    vlm, samples, collate = parts_of(make(), str(folder), tiles)
+    model = headed(vlm, tiles=tiles)
     trainer = trainer_of(model, tmp_path, collate)
     batch = collate(samples)
     trained = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
