@@ -319,6 +319,13 @@ def test_what_plain_data_cannot_tell_is_refused_with_the_reason():
     assert plan(model, "code", processor=processor, without_heads=True).route == "code"
 
 
+def test_masks_of_all_tiles_are_refused_as_code():
+    model, processor = llava({"masks": MASKS["masks"] | {"tiles": True}})
+    with pytest.raises(ExportError, match="--without-heads") as refused:
+        plan(model, "code", processor=processor)
+    assert "all tiles" in refused.value.why
+
+
 def test_without_a_processor_nothing_is_known_of_pictures():
     with pytest.raises(ExportError, match="without its processor"):
         plan(llava(MASKS)[0], "code")

@@ -213,6 +213,13 @@ def test_the_upsampled_map_cannot_be_taught_without_the_head_that_makes_it(folde
         distil.meet({"distil": distil})
 
 
+def test_the_upsampled_map_of_all_tiles_cannot_be_taught(folders):
+    distil, masks = heads(folders, **BOTH)
+    masks.tiles = True
+    with pytest.raises(ConfigError, match="objective.masks.tiles"):
+        distil.meet({"distil": distil, "masks": masks})
+
+
 def test_targets_hold_no_weights_and_know_where_a_teacher_looks(folders):
     maker = Distil.target_maker(settings(folders, **BOTH))
     assert isinstance(maker, DistilTargets) and set(maker.preparing) == {"low", "high"}
