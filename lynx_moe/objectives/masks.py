@@ -153,7 +153,7 @@ class Masks(Objective):
             )
         if settings["blocks"] is not None:
             return settings
-        return settings | {"blocks": blocks_for(picture_grid(processor, BLOCKS_ASKED_AT, settings["tiles"]))}
+        return settings | {"blocks": blocks_for(picture_grid(processor, BLOCKS_ASKED_AT, settings.get("tiles", False)))}
 
     @classmethod
     def target_maker(cls, settings: dict[str, Any]) -> TargetMaker:
