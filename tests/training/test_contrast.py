@@ -24,7 +24,7 @@ from tests.data.written import write_folder
 from tests.tiny import tiny_llava_with_processor
 from tests.training.conftest import made, written_records
 from tests.training.test_data_parallel import train
-from tests.training.test_run import Interrupted, stop_at
+from tests.training.test_run import resumes_to_the_bits
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, trainer_of
 
 
@@ -116,13 +116,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(base_folder, data_
     for each in (whole, halves):
         each.objective.regions = RegionsSettings(weight=0.1, contrast=0.0, matching=0.0)
         each.data.kinds = ["grounding", "understanding"]
-    run(whole)
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        stop_at(3, patched)
-        run(halves)
-    assert run(halves)["train"]["resumed_from"] == "checkpoint-2"
-    for name in ("log.jsonl", "adapter/adapter_model.safetensors", f"adapter/{FILE}"):
-        assert Path(whole.output_dir, name).read_bytes() == Path(halves.output_dir, name).read_bytes(), name
+    resumes_to_the_bits(whole, halves, monkeypatch, stop=3, resumed_from="checkpoint-2")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.tiny import tiny_llava_with_processor
 from tests.training.conftest import made
 from tests.training.test_data_parallel import train
 from tests.training.test_masks import WORD, outlined
-from tests.training.test_run import Interrupted, stop_at
+from tests.training.test_run import resumes_to_the_bits
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, trainer_of
 
 
@@ -148,13 +148,7 @@ def test_a_second_run_computes_no_feature_and_gives_the_same_bits(
 def test_resumed_run_has_the_bits_of_one_that_never_stopped(base_folder, data_folder, teacher, tmp_path, monkeypatch):
     short = {"batch_size": 8, "max_steps": 6, "save_every": 3, "log_every": 2, "learning_rate": 1e-2}
     whole, halves = (settings_of(base_folder, data_folder, tmp_path / name, teacher, **short) for name in ("a", "b"))
-    run(whole)
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        stop_at(4, patched)
-        run(halves)
-    assert run(halves)["train"]["resumed_from"] == "checkpoint-3"
-    for name in ("log.jsonl", "adapter/adapter_model.safetensors", f"adapter/{FILE}"):
-        assert Path(whole.output_dir, name).read_bytes() == Path(halves.output_dir, name).read_bytes(), name
+    resumes_to_the_bits(whole, halves, monkeypatch, stop=4, resumed_from="checkpoint-3")
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from tests.data.written import write_folder
 from tests.tiny import tiny_llava_with_processor
 from tests.training.conftest import made, written_records
 from tests.training.test_data_parallel import train
-from tests.training.test_run import Interrupted, stop_at
+from tests.training.test_run import resumes_to_the_bits
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, trainer_of
 
 NAME = "picture {n}"  # words that the tiny tokenizer knows
@@ -188,13 +188,7 @@ SHORT = {"batch_size": 8, "max_steps": 6, "save_every": 3, "log_every": 2, "rete
 
 def test_resumed_run_has_the_bits_of_one_that_never_stopped(base_folder, prompts_folder, tmp_path, monkeypatch):
     whole, halves = (settings_of(base_folder, prompts_folder, tmp_path / name, **SHORT) for name in ("one", "two"))
-    run(whole)
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        stop_at(4, patched)
-        run(halves)
-    assert run(halves)["train"]["resumed_from"] == "checkpoint-3"
-    for name in ("log.jsonl", "adapter/adapter_model.safetensors", f"adapter/{FILE}"):
-        assert Path(whole.output_dir, name).read_bytes() == Path(halves.output_dir, name).read_bytes(), name
+    resumes_to_the_bits(whole, halves, monkeypatch, stop=4, resumed_from="checkpoint-3")
 
 
 def test_the_bases_answers_are_shared_by_runs_with_and_without_prompts_and_not_by_other_places(

@@ -25,7 +25,7 @@ from tests.objectives.vae import tiny_vae
 from tests.tiny import tiny_llava_with_processor
 from tests.training.conftest import made
 from tests.training.test_objectives import with_phrases
-from tests.training.test_run import Interrupted, stop_at
+from tests.training.test_run import Interrupted, resumes_to_the_bits, stop_at
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, trainer_of
 
 SMALL = {"weight": 1.0, "tokenizer": "pixels", "fold": 2, "width": 16, "heads": 2, "depth": 2}
@@ -202,13 +202,9 @@ def test_resumed_run_draws_the_noise_of_one_that_never_stopped(base_folder, pict
     whole, halves = (
         settings_of(base_folder, picture_folder, tmp_path / name, own=own, **short) for name in ("one", "two")
     )
-    run(whole)
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        stop_at(5, patched)
-        run(halves)
-    assert run(halves)["train"]["resumed_from"] == "checkpoint-4"  # that of the lowest held-out loss
-    for name in ("log.jsonl", "adapter/adapter_model.safetensors", f"adapter/{FILE}"):
-        assert Path(whole.output_dir, name).read_bytes() == Path(halves.output_dir, name).read_bytes(), name
+    resumes_to_the_bits(
+        whole, halves, monkeypatch, stop=5, resumed_from="checkpoint-4"
+    )  # that of the lowest held-out loss
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from lynx_moe.errors import CheckpointError, ConfigError, DivergedError, OutputExistsError, RecordError
+from lynx_moe.objectives.attached import FILE
 from lynx_moe.training import preparing, run
 from lynx_moe.training import trainer as trainer_module
 from lynx_moe.training.hashing import hash_base
@@ -139,6 +140,17 @@ def stop_at(step: int, patched: pytest.MonkeyPatch) -> None:
         return take(self, *args, **kwargs)
 
     patched.setattr(trainer_module.LynxTrainer, "training_step", interrupted)
+
+
+def resumes_to_the_bits(whole: Settings, halves: Settings, monkeypatch, *, stop: int, resumed_from: str) -> None:
+    """Runs `whole`, and `halves` with an interruption: log, adapter and heads are the same bytes."""
+    run(whole)
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        stop_at(stop, patched)
+        run(halves)
+    assert run(halves)["train"]["resumed_from"] == resumed_from
+    for name in ("log.jsonl", "adapter/adapter_model.safetensors", f"adapter/{FILE}"):
+        assert Path(whole.output_dir, name).read_bytes() == Path(halves.output_dir, name).read_bytes(), name
 
 
 @pytest.fixture
