@@ -45,6 +45,15 @@ class Checked:
         for each in fields(self):
             check(f"{group}.{each.name}" if group else each.name, each, getattr(self, each.name))
 
+    def refuse_all_nought(self, parts: str, *names: str) -> None:
+        """Raises ConfigError when its `weight` is above 0 and every one of `names`, which are called `parts`, is 0."""
+        if self.weight and not any(getattr(self, name) for name in names):
+            raise ConfigError(
+                f"{self.GROUP} is on and {parts} weigh 0",
+                why="nothing would be learned by it",
+                fix=f"{self.GROUP}.weight=0, or give {', '.join(names[:-1])} or {names[-1]} a weight",
+            )
+
 
 def check(name: str, each: Field, value: Any) -> None:
     """Raises ConfigError when `value` is not one that the field allows."""

@@ -52,12 +52,7 @@ class DistilSettings(Checked):
 
     def __post_init__(self) -> None:
         Checked.__post_init__(self)
-        if self.weight and not (self.low or self.high):
-            raise ConfigError(
-                "objective.distil is on and both of its levels weigh 0",
-                why="nothing would be learned by it",
-                fix="objective.distil.weight=0, or give low or high a weight",
-            )
+        self.refuse_all_nought("both of its levels", "low", "high")
         for level in ("low", "high"):
             if self.weight and getattr(self, level) and not getattr(self, f"{level}_teacher").path:
                 raise ConfigError(

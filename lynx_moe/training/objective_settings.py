@@ -27,12 +27,7 @@ class RegionsSettings(Checked):
 
     def __post_init__(self) -> None:
         Checked.__post_init__(self)
-        if self.weight and not (self.l1 or self.giou or self.contrast or self.matching):
-            raise ConfigError(
-                "objective.regions is on and all of its terms weigh 0",
-                why="nothing would be learned by it",
-                fix="objective.regions.weight=0, or give l1, giou, contrast or matching a weight",
-            )
+        self.refuse_all_nought("all of its terms", "l1", "giou", "contrast", "matching")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,12 +49,7 @@ class MasksSettings(Checked):
 
     def __post_init__(self) -> None:
         Checked.__post_init__(self)
-        if self.weight and not (self.bce or self.dice):
-            raise ConfigError(
-                "objective.masks is on and both of its terms weigh 0",
-                why="nothing would be learned by it",
-                fix="objective.masks.weight=0, or give bce or dice a weight",
-            )
+        self.refuse_all_nought("both of its terms", "bce", "dice")
 
 
 @dataclass(kw_only=True, slots=True)
