@@ -118,7 +118,7 @@ class TensorStore:
                 pass
 
     def get(self, key: str) -> dict[str, torch.Tensor] | None:
-        """The tensors under `key`; None when none were ever stored.
+        """The tensors under `key`; None when none were ever stored, or they cannot be read.
 
         Raises:
             Damaged: their file is cut short or changed.
@@ -130,9 +130,9 @@ class TensorStore:
             content = path.read_bytes()
             tensors = load(content)
             whole = written_checksum(content) == str(checksum(tensors))
-        except FileNotFoundError:
+        except OSError:  # not there, or not to be read now, which is no reason to throw it away
             return None
-        except (OSError, SafetensorError, ValueError, KeyError):
+        except (SafetensorError, ValueError, KeyError):
             whole = False
         if not whole:
             path.unlink(missing_ok=True)

@@ -41,10 +41,13 @@ class Vocabulary:
         start = [] if anchor is None else [anchor]
         skipped = len(tokenizer.decode(start))
         self.pieces = ["" if id in silent else tokenizer.decode([*start, id])[skipped:] for id in ids]
+        self._bytes: dict[str, int] = {}
         for id, name in enumerate(tokenizer.convert_ids_to_tokens(list(ids))):
             # What a byte reads as depends on the bytes beside it; characters of boxes have tokens of their own.
             if BYTE.fullmatch(name or "") and self.pieces[id] != name:
-                self.pieces[id] = PART if int(name[3:5], 16) > 127 else CONTROL
+                byte = int(name[3:5], 16)
+                self.pieces[id] = PART if byte > 127 else CONTROL
+                self._bytes[chr(byte)] = id
         self._starting: dict[str, list[int]] = defaultdict(list)
         self._holding: dict[str, list[int]] = defaultdict(list)
         for id, piece in enumerate(self.pieces):
@@ -74,6 +77,8 @@ class Vocabulary:
             # A token can only break a box that it opens itself.
             opening = self._holding[grammar.opening[-1]]
             found = set(opening) - self._fitting(grammar, state, opening)
+            # Nor may bytes spell an opening, which would be followed as something else.
+            found |= {self._bytes[char] for char in grammar.opening if char in self._bytes}
         return torch.tensor(sorted(found), dtype=torch.int32)
 
     def _fitting(self, grammar: Grammar, state: State, ids: Sequence[int]) -> set[int]:

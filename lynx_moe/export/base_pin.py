@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from lynx_moe.adapter.base_identity import describe, identify, is_held_alike
+from lynx_moe.digests import file_sha256
 from lynx_moe.errors import CheckpointError
 from lynx_moe.export.fresh import tensor_sha256
 
@@ -120,11 +121,6 @@ def weight_files(folder: Path | None) -> list[Path]:
             shards = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
             return [folder / name for name in sorted(set(shards)) if (folder / name).is_file()]
     return [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()][:1]
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def base_hashes(base: Any) -> dict[str, str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lynx_moe.data.targets import TargetMaker
 from lynx_moe.errors import CheckpointError
 from lynx_moe.families.last_states import decoder_of, width_of
-from lynx_moe.objectives.base import OBJECTIVES, Objective
+from lynx_moe.objectives.base import GOES_WITH, OBJECTIVES, Objective
 
 FILE = "heads.safetensors"  # beside the adapter's own
 SETTINGS = "plain"  # of its header: settings of each head by name, as JSON
@@ -32,10 +32,11 @@ def attach_objectives(model: nn.Module, chosen: Mapping[str, dict[str, Any]], se
     What is drawn afterwards is what it would be without them.
 
     Args:
-        chosen: settings of each objective by its name.
+        chosen: settings of each objective by its name; as saved where its weights are to follow.
 
     Raises:
         FamilyError: there is no telling where the text decoder is. ConfigError: one needs another that is not chosen.
+        CheckpointError: saved ones go with something else than what is here.
     """
     if not chosen:
         return
@@ -43,11 +44,13 @@ def attach_objectives(model: nn.Module, chosen: Mapping[str, dict[str, Any]], se
     decoder_of(base)  # raises
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # `manual_seed` would seed every GPU too
-        heads = nn.ModuleDict({name: OBJECTIVES.get(name)(width_of(base), **own) for name, own in chosen.items()})
+        plain = {name: {k: value for k, value in own.items() if k != GOES_WITH} for name, own in chosen.items()}
+        heads = nn.ModuleDict({name: OBJECTIVES.get(name)(width_of(base), **own) for name, own in plain.items()})
         for head in heads.values():
             head.meet(dict(heads.items()))
-    for name, own in chosen.items():
+    for name, own in plain.items():
         heads[name].settings = own
+        heads[name].goes_on_from(chosen[name])
     setattr(model.base_model, name_of_heads(model), heads.to(device=base.device, dtype=torch.float32))
 
 
@@ -108,6 +111,11 @@ def settings_of(folder: Path) -> dict[str, dict[str, Any]]:
     return read_heads(folder)[1] if (folder / FILE).is_file() else {}
 
 
+def saved_settings(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What `read_heads` is to give of the model's heads: settings of each by its name, and what it goes with."""
+    return {name: head.settings | {GOES_WITH: head.goes_with} for name, head in heads_of(model).items()}
+
+
 def put_heads(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Puts weights into the model's heads, in place; names of what is missing, left over or of another shape, in which
     case nothing was put.
@@ -124,7 +132,7 @@ def put_heads(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 def write_serving(model: nn.Module, folder: Path) -> None:
     """Writes the heads that answers need into `folder`, for `attach_serving`; nothing where there are none."""
-    chosen = {name: head.settings for name, head in heads_of(model).items() if head.serves}
+    chosen = {name: own for name, own in saved_settings(model).items() if heads_of(model)[name].serves}
     own = f"base_model.{name_of_heads(model)}."
     state = {
         n: t.cpu().contiguous() for n, t in model.state_dict().items() if n.removeprefix(own).split(".")[0] in chosen

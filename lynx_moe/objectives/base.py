@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lynx_moe.data.targets import TargetMaker
+from lynx_moe.errors import CheckpointError
 from lynx_moe.registry import Registry
 
 
@@ -32,6 +33,8 @@ class Objective(nn.Module, ABC):
             begins with the objective's name.
         weights: of each term in the loss of a step.
         settings: what it was made with, to be saved with its weights.
+        goes_with: sha256 of what was beside it while it learned and is to be there when it goes on, by what that is
+            called; nothing for most.
         serves: whether a trained model needs the head to answer: it is then loaded with the adapter, and exported.
         called: further methods that use its weights from outside `forward`; divided weights must know of them.
     """
@@ -42,6 +45,10 @@ class Objective(nn.Module, ABC):
     terms: tuple[str, ...]
     weights: tuple[float, ...]
     settings: dict[str, Any]
+
+    @property
+    def goes_with(self) -> dict[str, str]:
+        return {}
 
     @classmethod
     @abstractmethod
@@ -68,8 +75,16 @@ class Objective(nn.Module, ABC):
         """Called before weights that were trained with `settings` (as saved) are put into it.
 
         Raises:
-            CheckpointError: what they were trained with is not what this one has.
+            CheckpointError: they go with something else than what is here.
         """
+        here = self.goes_with
+        for name, trained in settings.get(GOES_WITH, {}).items():
+            if here.get(name, trained) != trained:
+                raise CheckpointError(
+                    f"{name} has sha256 {here[name][:12]}..",
+                    why=f"the head was trained with {trained[:12]}.., and learned in that one's numbers",
+                    fix="give back the files that it was trained with",
+                )
 
     def around(self, decoder: nn.Module, batch: dict[str, Tensor]) -> AbstractContextManager:
         """Around the adapted forward of a micro-batch, never around the base's own.
@@ -104,6 +119,8 @@ class Objective(nn.Module, ABC):
                 row's is told by the targets of its picture tokens.
         """
 
+
+GOES_WITH = "goes_with"  # beside a head's settings where they are saved
 
 OBJECTIVES: Registry[type[Objective]] = Registry("objective")
 

@@ -131,6 +131,10 @@ class Distil(Objective):
             self.projections["low"] = nn.Linear(width, self.taught["low"].shape[0])
         self._masks: tuple[Masks, ...] = ()  # a tuple, because a module would be registered here a second time
 
+    @property
+    def goes_with(self) -> dict[str, str]:
+        return {f"the {level}_teacher": teacher.identity for level, teacher in self.taught.items()}
+
     @classmethod
     def target_maker(cls, settings: dict[str, Any]) -> TargetMaker:
         teachers = {level: settings[f"{level}_teacher"] for level in LEVELS if settings[level] > 0}

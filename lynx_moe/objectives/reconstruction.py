@@ -17,7 +17,7 @@ Ours:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lynx_moe.data.targets import Target, TargetMaker, Told
-from lynx_moe.errors import CheckpointError, ConfigError
+from lynx_moe.errors import ConfigError
 from lynx_moe.families.picture_grid import picture_grid
 from lynx_moe.objectives.base import OBJECTIVES, Objective
 from lynx_moe.objectives.denoiser import Denoiser, Regressor
@@ -78,11 +78,9 @@ class Reconstruction(Objective):
         through_decoder: regress pixels through the tokenizer's frozen decoder.
         width, depth, heads: of the denoiser. draws: of (t, eps) for each picture and step.
         cache_dir: folder where latents are kept on disk; None for nowhere.
-        tokenizer_sha256: what the tokenizer must be, where the head was trained before.
 
     Raises:
         ConfigError: the tokenizer is unknown, there is nothing usable at its path, or a denoiser is too narrow for it.
-        CheckpointError: it is another.
     """
 
     terms = ("reconstruction",)
@@ -102,17 +100,14 @@ class Reconstruction(Objective):
         heads: int,
         draws: int,
         cache_dir: str | None,
-        tokenizer_sha256: str | None = None,
     ):
         super().__init__()
         self.weights = (weight,)
         self.tokenizer: Tokenizer = TOKENIZERS.get(tokenizer)(path, fold)
-        self.goes_on_from({"tokenizer_sha256": tokenizer_sha256})
         self.through_decoder = through_decoder
         self.draws = draws
         self.cache_dir = cache_dir
         self._store: TensorStore | None = None
-        self._chosen: dict[str, Any] = {}
         channels = self.tokenizer.channels
         self.net: nn.Module
         if predict == "denoise":
@@ -132,22 +127,8 @@ class Reconstruction(Objective):
         return PictureTargets(made.cell)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What it was made with, and which tokenizer that was by its content."""
-        return {**self._chosen, "tokenizer_sha256": self.tokenizer.identity}
-
-    @settings.setter
-    def settings(self, chosen: dict[str, Any]) -> None:
-        self._chosen = dict(chosen)
-
-    def goes_on_from(self, settings: Mapping[str, Any]) -> None:
-        trained = settings.get("tokenizer_sha256")
-        if trained not in (None, self.tokenizer.identity):
-            raise CheckpointError(
-                f"the tokenizer {type(self.tokenizer).__name__} has sha256 {self.tokenizer.identity[:12]}..",
-                why=f"the head was trained with {trained[:12]}.., and other latents mean other pictures",
-                fix="give back the files that it was trained with",
-            )
+    def goes_with(self) -> dict[str, str]:
+        return {f"the tokenizer {type(self.tokenizer).__name__}": self.tokenizer.identity}
 
     @property
     def denoises(self) -> bool:

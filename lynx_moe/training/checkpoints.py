@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from lynx_moe.digests import file_sha256
 from lynx_moe.errors import CheckpointError
 from lynx_moe.whole import aside, put_in_place, remove_whole, saving, write_json
 
@@ -50,7 +51,7 @@ def save_whole(final: Path, write: Callable[[Path], None], accelerator: Accelera
 def seal(folder: Path, about: dict) -> None:
     """Writes, last, the manifest: `about`, size and sha256 of every file, and a sha256 of all that."""
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -61,11 +62,6 @@ def signed(content: dict) -> dict:
     """`content` with the sha256 of itself, so that a changed number in it is noticed too."""
     rest = {name: value for name, value in content.items() if name != "sha256"}
     return rest | {"sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> dict:
@@ -98,7 +94,7 @@ def fault_of(folder: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != promised["bytes"]:
             return f"{name} has {path.stat().st_size} of {promised['bytes']} bytes"
-        if sha256_of(path) != promised["sha256"]:
+        if file_sha256(path) != promised["sha256"]:
             return f"{name} has other content than was written"
     return None
 

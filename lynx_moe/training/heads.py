@@ -14,7 +14,15 @@ from lynx_moe.data.screening import evenly
 from lynx_moe.data.targets import TargetMaker
 from lynx_moe.errors import CheckpointError, LynxError, RecordError
 from lynx_moe.objectives import OBJECTIVES
-from lynx_moe.objectives.attached import FILE, attach_objectives, heads_of, is_head, put_heads, read_heads
+from lynx_moe.objectives.attached import (
+    FILE,
+    attach_objectives,
+    heads_of,
+    is_head,
+    put_heads,
+    read_heads,
+    saved_settings,
+)
 from lynx_moe.training.settings import Settings
 from lynx_moe.training.sharding import whole_state
 from lynx_moe.training.state import write_state
@@ -63,14 +71,14 @@ def save_heads(model: nn.Module, folder: Path, state: dict[str, Tensor]) -> None
     Nothing where there are no heads.
     """
     if heads_of(model):  # also where none has weights: what it was trained with is to be known
-        write_state(folder / FILE, (state, {name: head.settings for name, head in heads_of(model).items()}))
+        write_state(folder / FILE, (state, saved_settings(model)))
 
 
 def load_heads(model: nn.Module, folder: Path) -> None:
     """Puts the heads of a checkpoint into `model`, in place; nothing where it has none.
 
     Raises:
-        CheckpointError: the checkpoint holds no such heads, or those of another tokenizer.
+        CheckpointError: the checkpoint holds no such heads, or they go with another tokenizer or teacher.
     """
     if not heads_of(model):
         return

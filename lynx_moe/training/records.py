@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 import lynx_moe
 from lynx_moe.data.folder import KINDS, SEVERAL
 from lynx_moe.errors import ConfigError, RecordError
@@ -94,7 +96,7 @@ def end_with_parent() -> Callable[[], None] | None:
 def _is(made: object, asked: str) -> bool:
     """Whether a setting that a manifest holds is what an argument of `python -m synth` asks for."""
     if not isinstance(made, list):
-        return str(made) == asked
+        return yaml.safe_load(asked) == made  # as synth reads it: `true` is True
     names = {name.strip() for name in asked.strip("[]").split(",")}
     # Which tasks a kind (or "all") stands for only synth knows; the tasks named beside it must be there.
     open_ended = names & {"all", SEVERAL, *KINDS}

@@ -108,7 +108,7 @@ def test_the_shipped_vae_keeps_rendered_pictures_apart(tmp_path):
     maps = [tokenizer.mean(tokenizer.encode(each)) for each in seen]
     back = torch.stack([tokenizer.decode(each) for each in maps])
     blank = seen.mean(dim=(2, 3), keepdim=True).expand_as(seen)
-    assert psnr(back * 2 - 1, seen * 2 - 1) > psnr(blank * 2 - 1, seen * 2 - 1) + 3
+    assert psnr(back * 2 - 1, seen * 2 - 1) > psnr(blank * 2 - 1, seen * 2 - 1) + 6
     assert torch.stack(maps).std().item() == pytest.approx(1, abs=0.3)
 
 

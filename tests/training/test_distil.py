@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records
-from lynx_moe.errors import ConfigError
+from lynx_moe.errors import CheckpointError, ConfigError
 from lynx_moe.families.dialects import get_dialect
 from lynx_moe.objectives.attached import FILE, heads_of, is_head
 from lynx_moe.objectives.distil import Distil
@@ -27,7 +27,7 @@ from tests.tiny import tiny_llava_with_processor
 from tests.training.conftest import made
 from tests.training.test_data_parallel import train
 from tests.training.test_masks import WORD, outlined
-from tests.training.test_run import resumes_to_the_bits
+from tests.training.test_run import Interrupted, resumes_to_the_bits, stop_at
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, trainer_of
 
 
@@ -149,6 +149,22 @@ def test_resumed_run_has_the_bits_of_one_that_never_stopped(base_folder, data_fo
     short = {"batch_size": 8, "max_steps": 6, "save_every": 3, "log_every": 2, "learning_rate": 1e-2}
     whole, halves = (settings_of(base_folder, data_folder, tmp_path / name, teacher, **short) for name in ("a", "b"))
     resumes_to_the_bits(whole, halves, monkeypatch, stop=4, resumed_from="checkpoint-3")
+
+
+def test_a_run_does_not_go_on_with_another_teacher_in_the_same_place(base_folder, data_folder, tmp_path, monkeypatch):
+    one = made_teacher(tmp_path / "teacher", dinov2)
+    settings = settings_of(base_folder, data_folder, tmp_path / "run", one, max_steps=4, save_every=2, batch_size=8)
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        stop_at(3, patched)
+        run(settings)
+    Path(one, "model.safetensors").write_bytes(other_weights(Path(one, "model.safetensors").read_bytes()))
+    with pytest.raises(CheckpointError, match="the low_teacher has sha256"):
+        run(settings)
+
+
+def other_weights(saved: bytes) -> bytes:
+    """A safetensors file with its last weights turned round."""
+    return saved[:-64] + saved[-64:][::-1]
 
 
 @pytest.mark.slow

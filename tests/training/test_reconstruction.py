@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from lynx_moe.adapter import LynxConfig
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records
 from lynx_moe.errors import CheckpointError, ConfigError, FamilyError, RecordError
 from lynx_moe.families.dialects import get_dialect
-from lynx_moe.objectives.attached import FILE, is_head, read_heads
+from lynx_moe.objectives.attached import FILE, attach_objectives, is_head, read_heads
 from lynx_moe.objectives.reconstruction import PictureTargets, Reconstruction
 from lynx_moe.training import run
 from lynx_moe.training.heads import attach_heads
@@ -22,7 +23,7 @@ from lynx_moe.training.objective_settings import ReconstructionSettings, Regions
 from lynx_moe.training.settings import ModelSettings, ObjectiveSettings, Settings
 from tests.data.written import write_folder
 from tests.objectives.vae import tiny_vae
-from tests.tiny import tiny_llava_with_processor
+from tests.tiny import tiny_llava, tiny_llava_with_processor
 from tests.training.conftest import made
 from tests.training.test_objectives import with_phrases
 from tests.training.test_run import Interrupted, resumes_to_the_bits, stop_at
@@ -119,7 +120,7 @@ def test_nothing_of_it_is_in_the_adapter_and_adapter_off_gives_the_bases_bits(fi
     with safe_open(adapter / FILE, "pt") as file:
         own = json.loads(file.metadata()["plain"])["reconstruction"]
         kept = [name for name in file.keys() if "reconstruction" in name]
-    assert own["fold"] == 2 and len(own["tokenizer_sha256"]) == 64
+    assert own["fold"] == 2 and len(own["goes_with"]["the tokenizer Pixels"]) == 64
     assert kept and {name.split(".")[3] for name in kept} == {"net"}
     base = AutoModelForImageTextToText.from_pretrained(base_folder).eval()
     ids = torch.tensor([[1, *[3] * 16, 40, 41, 42]])
@@ -177,8 +178,9 @@ def test_a_run_without_the_head_has_no_sheet(base_folder, picture_folder, tmp_pa
 def test_a_head_with_another_tokenizer_than_it_was_trained_with_is_refused(finished):
     settings, _ = finished
     _, own = read_heads(Path(settings.output_dir, "adapter"))
-    with pytest.raises(CheckpointError, match="other latents mean other pictures"):
-        Reconstruction(32, **{**own["reconstruction"], "tokenizer_sha256": "0" * 64})
+    own["reconstruction"]["goes_with"] = {"the tokenizer Pixels": "0" * 64}
+    with pytest.raises(CheckpointError, match="trained with 0000"):
+        attach_objectives(get_peft_model(tiny_llava()[0], LynxConfig(prompt_gate="on", expert_width=8)), own)
 
 
 def test_a_run_does_not_go_on_with_another_tokenizer_under_the_same_name(

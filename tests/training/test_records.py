@@ -1,13 +1,16 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from lynx_moe.errors import ConfigError, RecordError
 from lynx_moe.training import records
 from lynx_moe.training.records import make_missing, splits_in
 from lynx_moe.training.settings import DataSettings
 
+CONF = Path(__file__).parents[2] / "conf"
 MAKE = {"train": ["source=rendered", "size=2"], "validation": ["source=rendered", "size=1"]}
 
 
@@ -74,10 +77,23 @@ def test_unfinished_or_foreign_manifest_offers_no_split(tmp_path, content):
     assert splits_in(tmp_path) == {}
 
 
-def test_real_synth_leaves_splits_behind(tmp_path):
-    folder = tmp_path / "data"
-    make_missing(DataSettings(folder=str(folder), make={"train": ["source=rendered", "size=2"]}))
-    assert set(splits_in(folder)) == {"train"} and splits_in(folder)["train"]["size"] == 2
+def made_by_experiments() -> dict[str, list[str]]:
+    """What the experiments of conf/ ask synth for, each split that differs in more than its size once, and small."""
+    asked = {}
+    for path in sorted((CONF / "experiment").glob("*.yaml")):
+        own = yaml.safe_load(path.read_text(encoding="utf-8")).get("data", {})
+        for split, arguments in (own.get("make") or {}).items():
+            small = sorted("size=2" if each.startswith("size=") else each for each in arguments)
+            if small not in asked.values():
+                asked[f"{path.stem}-{split}"] = small
+    return asked
+
+
+@pytest.mark.parametrize("arguments", made_by_experiments().values(), ids=made_by_experiments())
+def test_what_real_synth_made_for_an_experiment_is_what_it_asks_for_again(tmp_path, arguments):
+    settings = DataSettings(folder=str(tmp_path / "data"), make={"train": arguments})
+    assert make_missing(settings) == ["train"] and set(splits_in(tmp_path / "data")) == {"train"}
+    assert make_missing(settings) == []
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lynx_moe.digests import network_sha256
 from lynx_moe.objectives.teachers.base import TEACHERS, Teacher
-from lynx_moe.objectives.teachers.files import Preparing, identity_of, teacher_folder
+from lynx_moe.objectives.teachers.files import Preparing, teacher_folder
 from lynx_moe.tensor_store import TensorStore
 
 MAP = "map"
@@ -28,6 +29,7 @@ class TeacherFeatures:
 
     Attributes:
         shape: (C, h, w) of every map.
+        identity: sha256 of the teacher's weights and settings.
 
     Raises:
         ConfigError: there is no such teacher, or the folder cannot be written. FamilyError: it gives no such map.
@@ -37,7 +39,8 @@ class TeacherFeatures:
         self.kind, self.layer, self.dtype = TEACHERS.get(kind), layer, getattr(torch, dtype)
         self.folder = teacher_folder(path)
         self.preparing = Preparing.from_folder(self.folder, size)
-        about = {"teacher": kind, "identity": identity_of(self.folder), "layer": layer, "size": size, "dtype": dtype}
+        self.identity = network_sha256(self.folder)
+        about = {"teacher": kind, "identity": self.identity, "layer": layer, "size": size, "dtype": dtype}
         self.store = TensorStore(
             Path(cache_dir), about, name="the cache of teachers' features",
             without="objective.distil.cache_dir=/a/folder/with/room",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +42,6 @@ def teacher_folder(path: str) -> Path:
             fix="save the checkpoint in safetensors (save_pretrained does)",
         )
     return folder
-
-
-def identity_of(folder: Path) -> str:
-    """sha256 over the names and contents of a teacher's weights and settings."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
-        with open(path, "rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ grid, `C` numbers of a token.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from lynx_moe.digests import network_sha256
 from lynx_moe.errors import CheckpointError, ConfigError, FamilyError
 from lynx_moe.registry import Registry
 
@@ -23,8 +23,7 @@ from lynx_moe.registry import Registry
 class Tokenizer(ABC):
     """Makes a map of numbers of a picture, `fold` x `fold` places of it to a token of the base's grid.
 
-    Making one reads no weights; they are loaded where pictures are first seen, onto their device. No `nn.Module`, so
-    that no optimiser, checkpoint or launcher meets them.
+    No `nn.Module`, so that no optimiser, checkpoint or launcher meets its weights.
 
     Args:
         path: folder of the weights, for those that have any.
@@ -33,9 +32,6 @@ class Tokenizer(ABC):
     Attributes:
         stride: pixels per side of a place. depth: M. cell: pixels per side of a token. channels: C.
         caches: whether what `encode` gives is worth keeping on disk.
-
-    Raises:
-        ConfigError: there is nothing usable at `path`.
     """
 
     usual_fold: ClassVar[int] = 1
@@ -55,50 +51,10 @@ class Tokenizer(ABC):
     def channels(self) -> int:
         return self.depth * self.fold**2
 
-    @cached_property
-    def identity(self) -> str:
-        """sha256 of the weights and settings that decide its numbers."""
-        digest = hashlib.sha256(type(self).__name__.encode())
-        for path in sorted(self.folder.glob("*.json")) + sorted(self.folder.glob("*.safetensors")):
-            digest.update(path.name.encode())
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
-
     @property
-    def folder(self) -> Path:
-        if self.path is None or not (Path(self.path) / "config.json").is_file():
-            raise ConfigError(
-                f"objective.reconstruction.path is {self.path!r}",
-                why=f"the tokenizer {type(self).__name__} is loaded from a folder with a config.json and safetensors",
-                fix="give such a folder, or objective.reconstruction.tokenizer=pocket or pixels, which need none",
-            )
-        return Path(self.path)
-
-    def load(self) -> tuple[nn.Module, list[str]]:
-        """The network of `folder` from its safetensors, and the names of weights that it lacks."""
-        raise NotImplementedError(f"{type(self).__name__} has no network")
-
-    @cached_property
-    def network(self) -> nn.Module:
-        """The frozen network, float32.
-
-        Raises:
-            CheckpointError: the folder does not hold it whole.
-        """
-        # A run that goes on loads it at another moment, or not at all where all is cached: nobody's draws may change.
-        with torch.random.fork_rng(devices=[]):
-            try:
-                network, missing = self.load()
-            except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
-                network, missing = None, [str(problem).splitlines()[0]]
-        if missing:
-            raise CheckpointError(
-                f"{self.folder} does not load as the tokenizer {type(self).__name__}",
-                why=f"missing or broken: {', '.join(missing[:3])}",
-                fix="copy its config.json and its safetensors again",
-            )
-        return network.float().eval().requires_grad_(False)
+    @abstractmethod
+    def identity(self) -> str:
+        """sha256 of what decides its numbers."""
 
     @abstractmethod
     def encode(self, picture_3HW: Tensor) -> dict[str, Tensor]:
@@ -148,6 +104,55 @@ class Tokenizer(ABC):
         (rows, columns), fold = grid, self.fold
         parts = tokens_NC.reshape(rows, columns, self.depth, fold, fold).permute(2, 0, 3, 1, 4)
         return parts.reshape(self.depth, rows * fold, columns * fold)
+
+
+class NetworkTokenizer(Tokenizer):
+    """One with a network, of a folder.
+
+    Making one reads no weights; they are loaded where pictures are first seen, onto their device.
+
+    Raises:
+        ConfigError: there is nothing usable at `path`.
+    """
+
+    @cached_property
+    def identity(self) -> str:
+        return network_sha256(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        if self.path is None or not (Path(self.path) / "config.json").is_file():
+            raise ConfigError(
+                f"objective.reconstruction.path is {self.path!r}",
+                why=f"the tokenizer {type(self).__name__} is loaded from a folder with a config.json and safetensors",
+                fix="give such a folder, or objective.reconstruction.tokenizer=pocket or pixels, which need none",
+            )
+        return Path(self.path)
+
+    @abstractmethod
+    def load(self) -> tuple[nn.Module, list[str]]:
+        """The network of `folder` from its safetensors, and the names of weights that it lacks."""
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The frozen network, float32.
+
+        Raises:
+            CheckpointError: the folder does not hold it whole.
+        """
+        # A run that goes on loads it at another moment, or not at all where all is cached: nobody's draws may change.
+        with torch.random.fork_rng(devices=[]):
+            try:
+                network, missing = self.load()
+            except (OSError, ValueError, RuntimeError, SafetensorError) as problem:
+                network, missing = None, [str(problem).splitlines()[0]]
+        if missing:
+            raise CheckpointError(
+                f"{self.folder} does not load as the tokenizer {type(self).__name__}",
+                why=f"missing or broken: {', '.join(missing[:3])}",
+                fix="copy its config.json and its safetensors again",
+            )
+        return network.float().eval().requires_grad_(False)
 
 
 TOKENIZERS: Registry[type[Tokenizer]] = Registry("picture tokenizer")

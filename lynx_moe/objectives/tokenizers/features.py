@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lynx_moe.errors import ConfigError
-from lynx_moe.objectives.tokenizers.base import TOKENIZERS, Tokenizer
+from lynx_moe.objectives.tokenizers.base import TOKENIZERS, NetworkTokenizer
 
 PREPROCESSOR = "preprocessor_config.json"
 
 
 @TOKENIZERS.register("features")
-class Features(Tokenizer):
+class Features(NetworkTokenizer):
     """Last states of patch tokens, each normalised without weights (our choice: backbones' scales differ a lot).
 
     Pictures get the mean and deviation of the backbone's preprocessor, and a patch of its size per token.

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lynx_moe.errors import ConfigError
-from lynx_moe.objectives.tokenizers.base import TOKENIZERS, Tokenizer
+from lynx_moe.objectives.tokenizers.base import TOKENIZERS, NetworkTokenizer
 
 
 @TOKENIZERS.register("vae")
-class KL(Tokenizer):
+class KL(NetworkTokenizer):
     """(z - shift) * scale, z from the posterior; shift and scale are those of its config.
 
     ROSS folds 2 x 2 neighbours of an 8-fold VAE into a token, which is then 16 x 16 pixels.

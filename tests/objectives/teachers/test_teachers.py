@@ -11,11 +11,12 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from lynx_moe.digests import network_sha256
 from lynx_moe.errors import ConfigError, FamilyError
 from lynx_moe.objectives.teachers import TEACHERS as REGISTERED
 from lynx_moe.objectives.teachers import TeacherFeatures
 from lynx_moe.objectives.teachers.features import content_of
-from lynx_moe.objectives.teachers.files import Preparing, identity_of, teacher_folder
+from lynx_moe.objectives.teachers.files import Preparing, teacher_folder
 from tests.objectives.teachers.tiny_teachers import SIDE, SMALL, TEACHERS, dinov2, made, vit_for_classes
 
 PLAIN = {"layer": -1, "size": 0, "dtype": "float32"}
@@ -87,7 +88,7 @@ def test_other_weights_layers_sizes_and_kinds_never_meet_in_the_cache(folders, t
     ]
     all_made.append(features("backbone", other, tmp_path / "cache"))
     assert len({taught.store.folder for taught in all_made}) == 5
-    assert identity_of(Path(other)) != identity_of(Path(folders["dinov2"]))
+    assert network_sha256(Path(other)) != network_sha256(Path(folders["dinov2"]))
 
 
 def test_loading_a_teacher_leaves_the_random_numbers_that_follow_as_they_were(folders, tmp_path):
