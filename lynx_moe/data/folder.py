@@ -143,7 +143,8 @@ def _chosen(
                 raise RecordError(
                     f"no record of {folder} has {name} {value!r}",
                     why=f"there are {', '.join(known)}",
-                    fix=f"did you mean {' or '.join(map(repr, nearest(value, known)))}?",
+                    fix=f"did you mean {' or '.join(map(repr, nearest(value, known)))}? A task is there in data made "
+                    "with it: python -m synth task=[..] (about masks: masks=true)",
                 )
         chosen = pa.array(list(wanted), pa.string())
         several = _about_several(records)

@@ -1,4 +1,4 @@
-"""The one table: grounding and retention, before and after."""
+"""The one table: grounding, masks and retention, before and after."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ ROWS = {
     "absent  says none": ("grounding", "absent", "says_none"),
     "steps  Acc@0.5": ("grounding", "steps", "acc50"),
     "answers in words": ("grounding", "in_words", "accuracy"),
+    "masks  mean IoU": ("masks", "mean_iou"),
+    "masks  IoU of at least 0.5": ("masks", "iou50"),
     "unreadable": ("grounding", "unreadable"),
     "retention  exact": ("retention", "accuracy"),
 }

@@ -44,6 +44,8 @@ def attach_objectives(model: nn.Module, chosen: Mapping[str, dict[str, Any]], se
     decoder_of(base)  # raises
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # `manual_seed` would seed every GPU too
+        for name, own in chosen.items():
+            OBJECTIVES.get(name).goes_beside(own, chosen)
         plain = {name: {k: value for k, value in own.items() if k != GOES_WITH} for name, own in chosen.items()}
         heads = nn.ModuleDict({name: OBJECTIVES.get(name)(width_of(base), **own) for name, own in plain.items()})
         for head in heads.values():

@@ -64,12 +64,16 @@ class Objective(nn.Module, ABC):
         """
         return settings
 
-    def meet(self, heads: Mapping[str, Objective]) -> None:
-        """Called once when all heads of a model are made, before any is used, for one that reads another's.
+    @classmethod
+    def goes_beside(cls, settings: dict[str, Any], chosen: Mapping[str, dict[str, Any]]) -> None:
+        """Called with the settings of all objectives of a model before any is made.
 
         Raises:
-            ConfigError: the other one is not there.
+            ConfigError: another one is not there that it needs, or not so.
         """
+
+    def meet(self, heads: Mapping[str, Objective]) -> None:
+        """Called once when all heads of a model are made, before any is used, for one that reads another's."""
 
     def goes_on_from(self, settings: Mapping[str, Any]) -> None:
         """Called before weights that were trained with `settings` (as saved) are put into it.

@@ -141,21 +141,26 @@ class Distil(Objective):
         folders = {level: (teacher_folder(own["path"]), own["size"]) for level, own in teachers.items()}
         return DistilTargets({level: Preparing.from_folder(*given) for level, given in folders.items()})
 
-    def meet(self, heads: Mapping[str, Objective]) -> None:
-        if "high" not in self.taught:
+    @classmethod
+    def goes_beside(cls, settings: dict[str, Any], chosen: Mapping[str, dict[str, Any]]) -> None:
+        if settings["high"] <= 0:
             return
-        if "masks" not in heads:
+        if "masks" not in chosen:
             raise ConfigError(
                 "objective.distil.high teaches the upsampled map of masks, and objective.masks is off",
                 why="the map is made by the head for masks",
                 fix="+objective/extra=[masks,distil], or objective.distil.high=0",
             )
-        if heads["masks"].tiles:
+        if chosen["masks"].get("tiles"):
             raise ConfigError(
                 "objective.distil.high teaches the map of the overview, and objective.masks.tiles reads all tiles",
                 why="the teacher sees the window that the overview covers",
                 fix="objective.masks.tiles=false, or objective.distil.high=0",
             )
+
+    def meet(self, heads: Mapping[str, Objective]) -> None:
+        if "high" not in self.taught:
+            return
         self._masks = (heads["masks"],)
         self.projections["high"] = nn.Linear(heads["masks"].channels, self.taught["high"].shape[0])
 

@@ -255,6 +255,13 @@ def explain(problem: Exception) -> ConfigError:
     key = key[1].rstrip("'") if key else ""
     if "issing mandatory value" in text or "MissingMandatoryValue" in type(cause).__name__:
         return ConfigError(f"{key} is not set", why="it has no default", fix=f"give {key}=... on the command line")
+    if several := re.search(r"Multiple values for ([\w/]+)", text):
+        group = several[1]
+        return ConfigError(
+            f"{group} is given a second time",
+            why="the experiment, or another of these arguments, has chosen it already",
+            fix=f"'+{group}=[ONE,OTHER]' once, with an experiment that leaves it open (experiment=beside)",
+        )
     if key and key not in known_keys():
         return unknown(key, first)
     return ConfigError(

@@ -59,9 +59,9 @@ class HeldOut:
         nats, tokens = (accelerator.reduce(value, "sum") for value in (nats, tokens))
         means = zip(loss.terms, (nats / tokens.clamp(min=1)).tolist(), tokens.tolist(), strict=True)
         # Nothing to measure a term on is no 0.0.
-        weighed = {name: mean for name, mean, count in means if loss.terms[name] > 0 and count}
-        whole = sum(loss.terms[name] * mean for name, mean in weighed.items())
-        return {"eval_loss": whole} | {f"eval_{name}": mean for name, mean in weighed.items()}
+        measured = {name: mean for name, mean, count in means if count}
+        whole = sum(loss.terms[name] * mean for name, mean in measured.items())
+        return {"eval_loss": whole} | {f"eval_{name}": mean for name, mean in measured.items()}
 
     def _batches(self, accelerator: Accelerator) -> Iterator[tuple[int, dict]]:
         """(1, batch) of this process's share; (0, batch) to keep step with processes that have one more."""

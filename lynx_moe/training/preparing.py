@@ -14,6 +14,7 @@ from transformers import ProcessorMixin, set_seed
 
 from lynx_moe.data import Collator, PackedDataset, RecordSet, SampleBuilder, SampleDataset, load_records
 from lynx_moe.errors import RecordError
+from lynx_moe.objectives.attached import heads_of
 from lynx_moe.training.base import load_base
 from lynx_moe.training.hashing import BaseHash, hash_base
 from lynx_moe.training.heads import attach_heads, refuse_nothing_to_learn
@@ -72,7 +73,9 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
     attach_heads(model, settings, processor)
     trainable = only_adapter_trains(model)
     if not quiet:
-        tqdm.write(f"{trainable:,} parameters train, all of them the adapter's")
+        beside = sum(p.numel() for head in heads_of(model).values() for p in head.parameters())
+        heads = f" and {beside:,} of heads beside it: {', '.join(heads_of(model))}" if beside else ""
+        tqdm.write(f"{trainable - beside:,} parameters of the adapter train{heads}; nothing of the base does")
 
     builder = sample_builder(settings, processor)
     records = training_records(settings)

@@ -47,22 +47,23 @@ def make_missing(settings: DataSettings) -> list[str]:
         raise ConfigError("data.folder is not set", why="a run needs records", fix="give the folder that synth wrote")
     folder = Path(settings.folder)
     there = splits_in(folder)
-    missing = [split for split in settings.make if split not in there]
-    for split in settings.make.keys() & there.keys():
-        asked = dict(argument.split("=", 1) for argument in settings.make[split] if "=" in argument)
+    make = settings.make or {}
+    missing = [split for split in make if split not in there]
+    for split in make.keys() & there.keys():
+        asked = dict(argument.split("=", 1) for argument in make[split] if "=" in argument)
         made = there[split]
         other = [f"{name}={made[name]}" for name, value in asked.items() if name in made and not _is(made[name], value)]
         if other:
             raise ConfigError(
                 f"{folder} holds split {split!r} made with {', '.join(other)}",
-                why=f"data.make.{split} asks for {', '.join(settings.make[split])}",
-                fix=f"take it as it is with data=folder data.folder={folder}, or give another data.folder=...",
+                why=f"data.make.{split} asks for {', '.join(make[split])}",
+                fix="take it as it is with data.make=null, or give another data.folder=...",
             )
     # A checkout that was never installed works too: synth lies beside lynx_moe.
     beside = str(Path(lynx_moe.__file__).resolve().parents[1])
     path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH"), beside) if p)
     for split in missing:
-        command = [sys.executable, "-m", "synth", *settings.make[split], f"split={split}", f"out={folder}"]
+        command = [sys.executable, "-m", "synth", *make[split], f"split={split}", f"out={folder}"]
         done = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": path}, check=False, preexec_fn=end_with_parent()
         )

@@ -80,8 +80,10 @@ class AdapterSettings(Checked):
 @dataclass(kw_only=True, slots=True)
 class DataSettings(Checked):
     folder: str = setting(REQUIRED, "folder of records, as synth writes it")
-    make: dict[str, list[str]] = setting(
-        {}, "per split, arguments of `python -m synth` that make it when missing; empty: missing data is an error"
+    make: dict[str, list[str]] | None = setting(
+        {},
+        "per split, arguments of `python -m synth` that make it when missing; empty: missing data is an error; null: "
+        "that, whatever an experiment asks for",
     )
     split: str = setting("train", "split to train on")
     prompts: str | None = setting(

@@ -12,8 +12,6 @@ from lynx_moe.objectives import OBJECTIVES
 from lynx_moe.training import run
 from lynx_moe.training.command import settings_from
 from lynx_moe.training.settings import Settings, describe
-from synth.__main__ import settings_from as synth_settings_from
-from synth.write import make
 from tests.objectives.teachers.tiny_teachers import dinov2, made
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -24,15 +22,9 @@ NEEDS = {"model/path": ["model.path=somewhere"], "data/folder": ["data.folder=so
 
 
 @pytest.fixture(scope="module")
-def tiny_records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    for split in ("train", "validation", "prompts", "unseen"):
-        make(
-            synth_settings_from(
-                ["source=rendered", "size=4", "masks=true", "task=all", f"split={split}", f"out={folder}"]
-            )
-        )
-    return folder
+def shared(tmp_path_factory):
+    """The folder of data that the first tiny run makes and all others take."""
+    return tmp_path_factory.mktemp("records")
 
 
 def option(path: Path) -> str:
@@ -94,15 +86,22 @@ def test_a_base_names_a_dialect_that_there_is(path):
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=option)
-def test_every_experiment_runs_one_step(path, tiny_records, tmp_path):
+def test_every_experiment_runs_one_step(path, shared, tmp_path):
     asked = [f"experiment={path.stem}", "debug=tiny", "trainer.max_steps=1", "trainer.progress=false"]
-    settings = compose(*asked, f"output_dir={tmp_path}", f"data.folder={tiny_records}", "data.tasks=null")
+    settings = compose(*asked, f"output_dir={tmp_path}", f"data.folder={shared}")
     if settings.objective.distil.weight:  # its teacher is on the Hub
         settings.objective.distil.cache_dir = str(tmp_path / "teachers")
         settings.objective.distil.low_teacher.path = made(tmp_path / "teacher", dinov2)
-    # The pictures are there already, of every split that it asks for.
-    settings.data.make = {}
     assert run(settings)["train"]["steps"] == 1
+
+
+def test_an_experiment_takes_data_that_are_there():
+    assert compose("experiment=masks", "data=folder", "data.folder=/mine", "data.make=null").data.make is None
+
+
+def test_a_second_choice_of_extras_is_refused_in_words_of_the_command_line():
+    with pytest.raises(ConfigError, match="objective/extra is given a second time"):
+        compose("experiment=regions", "+objective/extra=contrast")
 
 
 def test_every_group_folder_is_in_the_defaults_list():

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import get_peft_model
 from PIL import Image
 
+from lynx_moe.adapter import LynxConfig
 from lynx_moe.data import Collator, SampleBuilder
 from lynx_moe.data.packing import pack
 from lynx_moe.data.records import Record
 from lynx_moe.errors import ConfigError
 from lynx_moe.families.dialects import get_dialect
+from lynx_moe.objectives.attached import attach_objectives
 from lynx_moe.objectives.distil import Distil, DistilTargets, cosine, shown, smooth_l1
 from lynx_moe.objectives.grids import Grids
 from lynx_moe.objectives.masks import Masks
@@ -208,16 +211,16 @@ def test_every_parameter_gets_a_gradient_of_nought_where_no_picture_is_taught(fo
 
 
 def test_the_upsampled_map_cannot_be_taught_without_the_head_that_makes_it(folders):
-    distil = Distil(WIDTH, **settings(folders, **BOTH))
+    own = settings(folders, **BOTH) | {"high_teacher": {"path": "there is none"}}  # said before it is looked for
+    model = get_peft_model(tiny_llava_with_processor()[0], LynxConfig(prompt_gate="on", expert_width=8))
     with pytest.raises(ConfigError, match="objective.masks is off"):
-        distil.meet({"distil": distil})
+        attach_objectives(model, {"distil": own})
 
 
 def test_the_upsampled_map_of_all_tiles_cannot_be_taught(folders):
-    distil, masks = heads(folders, **BOTH)
-    masks.tiles = True
+    own = settings(folders, **BOTH)
     with pytest.raises(ConfigError, match="objective.masks.tiles"):
-        distil.meet({"distil": distil, "masks": masks})
+        Distil.goes_beside(own, {"distil": own, "masks": {"tiles": True}})
 
 
 def test_targets_hold_no_weights_and_know_where_a_teacher_looks(folders):

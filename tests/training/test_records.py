@@ -52,6 +52,7 @@ def test_data_made_otherwise_is_not_taken_for_what_was_asked(tmp_path, calls):
     make_missing(DataSettings(folder=folder, make=MAKE))
     with pytest.raises(ConfigError, match="size=2"):
         make_missing(DataSettings(folder=folder, make={"train": ["source=rendered", "size=50"]}))
+    assert make_missing(DataSettings(folder=folder, make=None)) == []
 
 
 def test_nothing_to_make_calls_nothing(tmp_path, calls):
