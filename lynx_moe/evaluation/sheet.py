@@ -36,6 +36,7 @@ def evaluation_sheet(
             guess=[Box(*box) for box in sample["boxes"]],
             note=sample["answer"],
             truth_masks=[Mask.of_coco(mask) for mask in sample.get("true_masks", ())],
+            shown=[*(Box(*box) for box in records[number].question_boxes), *records[number].question_points],
             guess_masks=[Mask.of_coco(mask) for mask in sample.get("masks", ()) if mask],
         )
         for sample, number in chosen

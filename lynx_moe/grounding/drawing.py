@@ -11,6 +11,7 @@ from lynx_moe.grounding.masks import Mask
 
 TRUE_COLOUR = "#1fe04b"
 GUESS_COLOUR = "#ff5a1f"
+ASKED_COLOUR = "#1f9bff"
 TINT = 110  # of 255: how much of a mask's colour covers the picture
 
 

@@ -10,20 +10,21 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from lynx_moe.grounding.box import Box, iou
-from lynx_moe.grounding.drawing import GUESS_COLOUR, TRUE_COLOUR, font, plate, tint
+from lynx_moe.grounding.drawing import ASKED_COLOUR, GUESS_COLOUR, TRUE_COLOUR, font, plate, tint
 from lynx_moe.grounding.masks import Mask
 
 MARGIN = 8
 LINES = 2
 TEXT_PIXELS = 14
 LINE_PIXELS = 18
+POINT = 5  # pixels of the sheet from a point to the edge of its mark
 
 
 @dataclass(kw_only=True, slots=True)
 class SheetCell:
-    """One picture of a sheet; boxes and masks are original pixels.
+    """One picture of a sheet; boxes, points (x, y) and masks are original pixels.
 
-    `asked` is written above it, `note` (the answer) below.
+    `asked` is written above it, `note` (the answer) below; `shown` is what the question points at.
     """
 
     image: Image.Image
@@ -33,13 +34,14 @@ class SheetCell:
     note: str = ""
     truth_masks: Sequence[Mask] = ()
     guess_masks: Sequence[Mask] = ()
+    shown: Sequence[Box | tuple[float, float]] = ()
 
 
 def contact_sheet(
     cells: Sequence[SheetCell], path: str | os.PathLike, *, columns: int = 5, picture_pixels: int = 256
 ) -> Path:
     """Write a grid of pictures to `path` and return it: true boxes and masks green, answered ones orange, boxes with
-    their best IoU.
+    their best IoU, places that the question shows blue.
 
     Small pictures are enlarged so that their longer side has `picture_pixels`. The file appears whole or not at all.
     """
@@ -68,7 +70,8 @@ def _picture(cell: SheetCell, pixels: int) -> Image.Image:
     tint(canvas, cell.truth_masks, TRUE_COLOUR)
     tint(canvas, cell.guess_masks, GUESS_COLOUR)
     pen = ImageDraw.Draw(canvas)
-    for boxes, colour in ((cell.truth, TRUE_COLOUR), (cell.guess, GUESS_COLOUR)):
+    shown = [place if isinstance(place, Box) else _around(place, POINT / scale) for place in cell.shown]
+    for boxes, colour in ((shown, ASKED_COLOUR), (cell.truth, TRUE_COLOUR), (cell.guess, GUESS_COLOUR)):
         for box in boxes:
             x1, y1, x2, y2 = (value * scale for value in box)
             if x1 <= x2 and y1 <= y2:
@@ -79,6 +82,12 @@ def _picture(cell: SheetCell, pixels: int) -> Image.Image:
         words = f"{max((iou(box, true) for true in cell.truth), default=0.0):.2f}"
         plate(pen, (box.x1 * scale, box.y1 * scale), words, colour=GUESS_COLOUR, pixels=13, limit=canvas.size)
     return canvas
+
+
+def _around(point: tuple[float, float], reach: float) -> Box:
+    """The small square that a point is drawn as."""
+    x, y = point
+    return Box(x - reach, y - reach, x + reach, y + reach)
 
 
 def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], words: str, width: int, colour: str) -> None:

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image, ImageColor
 
 from lynx_moe.grounding import Box, SheetCell, contact_sheet, draw
-from lynx_moe.grounding.drawing import GUESS_COLOUR, TRUE_COLOUR
+from lynx_moe.grounding.drawing import ASKED_COLOUR, GUESS_COLOUR, TRUE_COLOUR
+from lynx_moe.grounding.sheet import LINE_PIXELS, LINES, MARGIN, POINT
 
 
 def colours(image):
@@ -51,6 +52,15 @@ def test_sheet_has_a_cell_per_sample_with_both_colours(tmp_path):
     assert sheet.width > 2 * 128 and sheet.height > 2 * 128
     assert {ImageColor.getrgb(TRUE_COLOUR), ImageColor.getrgb(GUESS_COLOUR)} <= colours(sheet)
     assert os.listdir(path.parent) == ["sheet.png"]
+
+
+def test_places_that_a_question_shows_are_marked_where_they_are(tmp_path):
+    cell = SheetCell(image=Image.new("RGB", (64, 64), "white"), asked="", shown=[Box(8, 8, 24, 24), (48.0, 40.0)])
+    sheet = Image.open(contact_sheet([cell], tmp_path / "sheet.png", columns=1, picture_pixels=128)).convert("RGB")
+    blue, left, top = ImageColor.getrgb(ASKED_COLOUR), MARGIN, MARGIN + LINES * LINE_PIXELS
+    on = [(16, 16), (48, 48), (32, 16), (96 - POINT, 80), (96 + POINT, 80)]
+    assert all(sheet.getpixel((left + x, top + y)) == blue for x, y in on)
+    assert sheet.getpixel((left + 32, top + 32)) == (255, 255, 255)
 
 
 def test_sheet_of_nothing_is_still_a_picture(tmp_path):
