@@ -46,6 +46,12 @@ def chosen_objectives(settings: Settings, processor: Any = None) -> dict[str, di
     return {name: OBJECTIVES.get(name).settled(own, processor) for name, own in chosen.items()}
 
 
+def set_but_off(settings: Settings) -> list[str]:
+    """Objectives of weight 0 that settings were given for all the same."""
+    every = {name: getattr(settings.objective, name) for name in OBJECTIVES}
+    return [name for name, own in every.items() if own.weight == 0 and own != type(own)()]
+
+
 def target_makers(settings: Settings, processor: Any) -> list[TargetMaker]:
     """What makes the targets of the chosen objectives; raises FamilyError as `chosen_objectives`."""
     return [OBJECTIVES.get(name).target_maker(own) for name, own in chosen_objectives(settings, processor).items()]

@@ -17,7 +17,7 @@ from lynx_moe.errors import RecordError
 from lynx_moe.objectives.attached import heads_of
 from lynx_moe.training.base import load_base
 from lynx_moe.training.hashing import BaseHash, hash_base
-from lynx_moe.training.heads import attach_heads, refuse_nothing_to_learn
+from lynx_moe.training.heads import attach_heads, refuse_nothing_to_learn, set_but_off
 from lynx_moe.training.memory import keep_freed_memory
 from lynx_moe.training.method import attach, is_gated, only_adapter_trains
 from lynx_moe.training.prompt_gate import fit_on_records
@@ -76,6 +76,8 @@ def prepare(settings: Settings, *, quiet: bool = False, prompt_gate: dict | None
         beside = sum(p.numel() for head in heads_of(model).values() for p in head.parameters())
         heads = f" and {beside:,} of heads beside it: {', '.join(heads_of(model))}" if beside else ""
         tqdm.write(f"{trainable - beside:,} parameters of the adapter train{heads}; nothing of the base does")
+        for name in set_but_off(settings):
+            tqdm.write(f"note: objective.{name} has settings and weighs 0, so it is off; +objective/extra={name} is on")
 
     builder = sample_builder(settings, processor)
     records = training_records(settings)

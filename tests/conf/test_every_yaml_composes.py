@@ -11,6 +11,7 @@ from lynx_moe.families.dialects import DIALECTS
 from lynx_moe.objectives import OBJECTIVES
 from lynx_moe.training import run
 from lynx_moe.training.command import settings_from
+from lynx_moe.training.heads import set_but_off
 from lynx_moe.training.settings import Settings, describe
 from tests.objectives.teachers.tiny_teachers import dinov2, made
 
@@ -93,6 +94,12 @@ def test_every_experiment_runs_one_step(path, shared, tmp_path):
         settings.objective.distil.cache_dir = str(tmp_path / "teachers")
         settings.objective.distil.low_teacher.path = made(tmp_path / "teacher", dinov2)
     assert run(settings)["train"]["steps"] == 1
+
+
+def test_settings_of_an_objective_that_is_off_are_noticed():
+    assert set_but_off(compose()) == set_but_off(compose("experiment=prompts", "objective.prompts.weight=0")) == []
+    assert set_but_off(compose("+objective/extra=regions", "objective.regions.l1=0.5")) == []
+    assert set_but_off(compose("objective.regions.l1=0.5")) == ["regions"]
 
 
 def test_an_experiment_takes_data_that_are_there():
