@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lynx_moe.objectives.attached import FILE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,6 +34,21 @@ def train(*arguments) -> dict:
     done = subprocess.run(command(*arguments), cwd=folder.parent, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "run.json").read_text())
+
+
+def two_agree_with_one(
+    folder: Path, base: str, data: str, asked: tuple[str, ...], sharding: str, batch: int = 8
+) -> None:
+    """One process, and two with half the batch each, end with the same loss, base, adapter and heads of objectives."""
+    one = train(1, batch, folder / "one", base, data, *asked)
+    two = train(2, batch // 2, folder / "two", base, data, *asked, f"sharding={sharding}")
+    assert two["base_hash_unchanged"] and one["base"]["sha256_after"] == two["base"]["sha256_after"]
+    assert two["train"]["last_loss"] == pytest.approx(one["train"]["last_loss"], rel=1e-4)
+    for file in ("adapter_model.safetensors", FILE):
+        first, second = (load_file(folder / name / "adapter" / file) for name in ("one", "two"))
+        assert first.keys() == second.keys()
+        for name in first:
+            torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)
 
 
 def children(pid: int) -> list[int]:

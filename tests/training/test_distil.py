@@ -7,7 +7,6 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from lynx_moe.data import Collator, SampleBuilder, SampleDataset, load_records
@@ -25,7 +24,7 @@ from tests.objectives.teachers.tiny_teachers import dinov2
 from tests.objectives.teachers.tiny_teachers import made as made_teacher
 from tests.tiny import tiny_llava_with_processor
 from tests.training.conftest import made
-from tests.training.test_data_parallel import train
+from tests.training.test_data_parallel import two_agree_with_one
 from tests.training.test_masks import WORD, outlined
 from tests.training.test_run import Interrupted, resumes_to_the_bits, stop_at
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, trainer_of
@@ -195,12 +194,7 @@ def test_two_processes_are_taught_both_maps_as_one_is_on_the_joint_batch(base_fo
         *(f"objective.distil.{level}_teacher.{what}" for level in ("low", "high")
           for what in ("kind=backbone", f"path={teacher}")),
     )  # fmt: skip
-    one = train(1, 6, tmp_path / "one", base_folder, folder, *asked)
-    two = train(2, 3, tmp_path / "two", base_folder, folder, *asked, f"sharding={sharding}")
-    assert two["train"]["last_loss"] == pytest.approx(one["train"]["last_loss"], rel=1e-4)
-    first, second = (load_file(tmp_path / name / "adapter" / FILE) for name in ("one", "two"))
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)
+    two_agree_with_one(tmp_path, base_folder, folder, asked, sharding, batch=6)
 
 
 def test_settings_without_a_teacher_or_with_nothing_to_learn_are_refused():

@@ -28,7 +28,7 @@ from lynx_moe.training.settings import ModelSettings, Settings
 from tests.data.written import write_folder
 from tests.tiny import tiny_llava_with_processor
 from tests.training.conftest import made, written_records
-from tests.training.test_data_parallel import train
+from tests.training.test_data_parallel import train, two_agree_with_one
 from tests.training.test_run import Interrupted, resumes_to_the_bits, stop_at
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, trainer_of
 
@@ -340,15 +340,7 @@ def test_two_processes_train_experts_and_head_as_one_does_on_the_joint_batch(
 ):
     asked = ("objective=grounding", "+objective/extra=regions", "objective.regions.contrast=0", "trainer.save_every=0",
              "objective.regions.matching=0", "trainer.log_every=1")  # fmt: skip
-    one = train(1, 8, tmp_path / "one", base_folder, region_folder, *asked)
-    two = train(2, 4, tmp_path / "two", base_folder, region_folder, *asked, f"sharding={sharding}")
-    assert two["base_hash_unchanged"] and one["base"]["sha256_after"] == two["base"]["sha256_after"]
-    assert two["train"]["last_loss"] == pytest.approx(one["train"]["last_loss"], rel=1e-4)
-    for file in ("adapter_model.safetensors", FILE):
-        first, second = (load_file(tmp_path / name / "adapter" / file) for name in ("one", "two"))
-        assert first.keys() == second.keys()
-        for name in first:
-            torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)
+    two_agree_with_one(tmp_path, base_folder, region_folder, asked, sharding)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from tests.data.written import write_folder
 from tests.objectives.vae import tiny_vae
 from tests.tiny import tiny_llava, tiny_llava_with_processor
 from tests.training.conftest import made
+from tests.training.test_data_parallel import two_agree_with_one
 from tests.training.test_objectives import with_phrases
 from tests.training.test_run import Interrupted, resumes_to_the_bits, stop_at
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, trainer_of
@@ -245,17 +246,10 @@ def test_goes_with_steps(base_folder, tmp_path, stepwise):
 def test_two_processes_train_experts_and_head_as_one_does_on_the_joint_batch(
     base_folder, picture_folder, tmp_path, sharding
 ):
-    from tests.training.test_data_parallel import train
-
     asked = ("objective=grounding", "+objective/extra=reconstruction", "objective.reconstruction.predict=regress",
              "objective.reconstruction.tokenizer=pixels", "objective.reconstruction.fold=4",
              "trainer.save_every=0", "trainer.log_every=1")  # fmt: skip
-    one = train(1, 8, tmp_path / "one", base_folder, picture_folder, *asked)
-    two = train(2, 4, tmp_path / "two", base_folder, picture_folder, *asked, f"sharding={sharding}")
-    assert two["train"]["last_loss"] == pytest.approx(one["train"]["last_loss"], rel=1e-4)
-    first, second = (load_file(tmp_path / name / "adapter" / FILE) for name in ("one", "two"))
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-2, atol=1e-4)
+    two_agree_with_one(tmp_path, base_folder, picture_folder, asked, sharding)
 
 
 # ---- bad input ----
