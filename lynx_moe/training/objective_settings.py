@@ -78,12 +78,7 @@ class PromptsSettings(Checked):
                 why="prompts are told apart in the text by their number",
                 fix="a name with {n} in it, once: 'region {n}'",
             )
-        if self.weight and not (self.box or self.point or self.mask):
-            raise ConfigError(
-                "objective.prompts is on and box, point and mask all weigh 0",
-                why="a region would not be shown by anything",
-                fix="objective.prompts.weight=0, or give one of them a weight",
-            )
+        self.refuse_all_nought("box, point and mask all", "box", "point", "mask")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -42,8 +42,11 @@ def written_records(first: int, count: int) -> tuple[list[dict], list[dict]]:
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("base")
-    model, processor = tiny_llava_with_processor()
+    return saved(tmp_path_factory.mktemp("base"), *tiny_llava_with_processor())
+
+
+def saved(folder, model, processor) -> str:
+    """The folder of a base, as `from_pretrained` opens it."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)

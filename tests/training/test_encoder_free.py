@@ -21,7 +21,7 @@ from tests.data.written import write_folder
 from tests.objectives.teachers.tiny_teachers import dinov2
 from tests.objectives.teachers.tiny_teachers import made as made_teacher
 from tests.tiny_fuyu import fuyu_cuts, tiny_fuyu_with_processor  # noqa: F401
-from tests.training.conftest import made, written_records
+from tests.training.conftest import made, saved, written_records
 from tests.training.test_masks import outlined
 
 pytestmark = pytest.mark.usefixtures("fuyu_cuts")
@@ -29,11 +29,7 @@ pytestmark = pytest.mark.usefixtures("fuyu_cuts")
 
 @pytest.fixture(scope="module")
 def fuyu_folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("fuyu")
-    model, processor = tiny_fuyu_with_processor()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
+    return saved(tmp_path_factory.mktemp("fuyu"), *tiny_fuyu_with_processor())
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,18 @@ def region_folder(tmp_path_factory) -> str:
     return str(write_folder(folder, [with_phrases(0, 12)]))
 
 
+in_other_ways = pytest.mark.parametrize(
+    "more",
+    [
+        {"data": {"pack_tokens": 96}},
+        {"data": {"packing": "sequence", "pack_tokens": 128}},
+        {"prefix_cache": "decoder", "adapter": {"layers": "upper_half"}},
+        {"adapter": {"method": "lora"}},
+    ],
+    ids=["packed by picture", "packed by sequence", "prefix cache", "lora"],
+)
+
+
 def settings_of(base_folder: str, folder: str, out: Path, *, regions: dict | None = None, **trainer) -> Settings:
     settings = made(base_folder, folder, **trainer)
     settings.objective.regions = RegionsSettings(**{"weight": 1.0, **(regions or {})})
@@ -244,16 +256,7 @@ def test_publishing_the_best_step_publishes_its_heads(base_folder, region_folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"data": {"pack_tokens": 96}},
-        {"data": {"packing": "sequence", "pack_tokens": 128}},
-        {"prefix_cache": "decoder", "adapter": {"layers": "upper_half"}},
-        {"adapter": {"method": "lora"}},
-    ],
-    ids=["packed by picture", "packed by sequence", "prefix cache", "lora"],
-)
+@in_other_ways
 def test_goes_with_packing_prefix_cache_and_baselines(base_folder, region_folder, tmp_path, more):
     settings = settings_of(base_folder, region_folder, tmp_path / "run", max_steps=2, batch_size=4, **more)
     settings.trainer.cache_dir = str(tmp_path / "cache")

@@ -26,7 +26,7 @@ from tests.objectives.vae import tiny_vae
 from tests.tiny import tiny_llava, tiny_llava_with_processor
 from tests.training.conftest import made
 from tests.training.test_data_parallel import two_agree_with_one
-from tests.training.test_objectives import with_phrases
+from tests.training.test_objectives import in_other_ways, with_phrases
 from tests.training.test_run import Interrupted, resumes_to_the_bits, stop_at
 from tests.training.test_trainer import NO_PENALTY, awake, close, gradients, trainer_of
 
@@ -211,16 +211,7 @@ def test_resumed_run_draws_the_noise_of_one_that_never_stopped(base_folder, pict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"data": {"pack_tokens": 96}},
-        {"data": {"packing": "sequence", "pack_tokens": 128}},
-        {"prefix_cache": "decoder", "adapter": {"layers": "upper_half"}},
-        {"adapter": {"method": "lora"}},
-    ],
-    ids=["packed by picture", "packed by sequence", "prefix cache", "lora"],
-)
+@in_other_ways
 def test_goes_with_packing_prefix_cache_and_baselines(base_folder, picture_folder, tmp_path, more):
     settings = settings_of(base_folder, picture_folder, tmp_path / "run", max_steps=2, batch_size=4, **more)
     settings.trainer.cache_dir = str(tmp_path / "cache")
